@@ -1,0 +1,1 @@
+"""Top floor: analyses that combine model adapters and interventions into tables and figures."""
