@@ -1,0 +1,152 @@
+"""Refusal and drift directions of one layer, and coordinates along them.
+
+Both are differences of means of last-prompt-token states, computed in float64. A direction
+keeps its raw length: subtracting `1.0 * vector` undoes the mean shift exactly.
+"""
+
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from regap_interp import _checks
+from regap_interp._linear import remove_span
+
+
+@dataclass(frozen=True, eq=False)
+class Direction:
+    """A direction in the residual stream of one layer, with the zero point of its coordinate."""
+
+    vector: Float[Tensor, "d_model"]
+    """Raw difference of means, float64, in the units of the residual stream."""
+    centre: Float[Tensor, "d_model"]
+    """The state whose coordinate is 0: the mean the difference starts from."""
+    n_towards: int
+    """Items in the mean that `vector` points to (harmful text, or media)."""
+    n_from: int
+    """Items in the mean that `vector` points from (harmless text, or text twins)."""
+
+    def __post_init__(self) -> None:
+        """Refuse a direction nothing can be measured along."""
+        if self.vector.shape != self.centre.shape:
+            raise ValueError(
+                f"vector has shape {tuple(self.vector.shape)}, centre "
+                f"{tuple(self.centre.shape)}; expected the same [d_model]"
+            )
+        if not (self.vector.isfinite().all() and self.centre.isfinite().all()):
+            raise ValueError("the direction is not finite; check the states it was made from")
+        if not self.vector.any():
+            raise ValueError(
+                "the direction is zero: both means are the same, so this layer does not tell "
+                "the two sets apart; take other items or a later layer"
+            )
+
+    @property
+    def norm(self) -> float:
+        """Length of `vector`."""
+        return float(self.vector.norm())
+
+    @property
+    def unit(self) -> Float[Tensor, "d_model"]:
+        """`vector` scaled to length 1."""
+        return self.vector / self.vector.norm()
+
+    def coordinate(self, states: Float[Tensor, "*item d_model"]) -> Float[Tensor, "*item"]:
+        """Signed distance from `centre` along the direction, in residual-stream units.
+
+        Along a refusal direction harmless text lies around 0 and harmful text around `norm`;
+        along a drift direction the text twins lie around 0 and their media forms around `norm`.
+        """
+        _checks.same_width("states", states, "the direction", self.vector)
+        centre = self.centre.to(states.device)
+        return (states.to(torch.float64) - centre) @ self.unit.to(states.device)
+
+    def fraction(self, states: Float[Tensor, "*item d_model"]) -> Float[Tensor, "*item"]:
+        """`coordinate` in units of `norm`: 0 at `centre`, 1 at the mean pointed to."""
+        return self.coordinate(states) / self.norm
+
+
+def refusal_direction(
+    harmful: Float[Tensor, "harmful d_model"], harmless: Float[Tensor, "harmless d_model"]
+) -> Direction:
+    """Mean of harmful minus mean of harmless *text* requests, centred on the harmless mean.
+
+    Args:
+        harmful: States of harmful text requests at one layer, at least 2.
+        harmless: States of harmless text requests at the same layer, at least 2.
+
+    Raises:
+        ValueError: Too few items, different widths, non-finite states, or equal means.
+    """
+    towards = _checks.states("harmful", harmful, least=2)
+    origin = _checks.states("harmless", harmless, least=2)
+    _checks.same_width("harmful", towards, "harmless", origin)
+    centre = origin.mean(dim=0)
+    return Direction(towards.mean(dim=0) - centre, centre, len(towards), len(origin))
+
+
+def drift_direction(
+    media: Float[Tensor, "pair d_model"],
+    text: Float[Tensor, "pair d_model"],
+    *,
+    media_ids: Sequence[Hashable],
+    text_ids: Sequence[Hashable],
+) -> Direction:
+    """Mean over pairs of media form minus text twin, centred on the twins' mean.
+
+    Args:
+        media: States of one modality's items at one layer, at least 2.
+        text: States of their text twins at the same layer, in any order.
+        media_ids: One id for each row of `media`.
+        text_ids: One id for each row of `text`; the same ids, each once.
+
+    Raises:
+        ValueError: Ids that do not pair one to one, too few pairs, different widths,
+            non-finite states, or equal means.
+    """
+    towards = _checks.states("media", media, least=2)
+    origin = _checks.states("text", text, least=2)
+    _checks.same_width("media", towards, "text", origin)
+    _check_pairs(media_ids, len(towards), text_ids, len(origin))
+    # The mean of paired differences is the difference of means: order does not matter.
+    centre = origin.mean(dim=0)
+    return Direction(towards.mean(dim=0) - centre, centre, len(towards), len(origin))
+
+
+def orthogonalise(direction: Direction, against: Direction | Iterable[Direction]) -> Direction:
+    """`direction` without its components along `against`, at the length that is left.
+
+    The zero point stays. Steering along the result does not move the coordinates of `against`.
+
+    Raises:
+        ValueError: `direction` lies in the span of `against`, or widths differ.
+    """
+    others = [against] if isinstance(against, Direction) else list(against)
+    left = remove_span(direction.vector, [other.vector for other in others])
+    return Direction(left, direction.centre, direction.n_towards, direction.n_from)
+
+
+def cosine(first: Direction, second: Direction) -> float:
+    """Cosine of the angle between two directions, in [-1, 1]."""
+    _checks.same_width("first", first.vector, "second", second.vector)
+    return float((first.unit @ second.unit).clamp(-1, 1))
+
+
+def _check_pairs(
+    media_ids: Sequence[Hashable], n_media: int, text_ids: Sequence[Hashable], n_text: int
+) -> None:
+    for name, ids, count in (("media", media_ids, n_media), ("text", text_ids, n_text)):
+        if len(ids) != count:
+            raise ValueError(f"{name}_ids has {len(ids)} ids for {count} rows of {name}")
+        if len(set(ids)) != count:
+            twice = next(one for index, one in enumerate(ids) if one in ids[:index])
+            raise ValueError(f"{name}_ids names {twice!r} more than once; ids must be unique")
+    unpaired = set(media_ids) ^ set(text_ids)
+    if unpaired:
+        shown = ", ".join(sorted(map(repr, unpaired))[:5])
+        raise ValueError(
+            f"{len(unpaired)} id(s) have no partner: {shown}; every media item needs the text "
+            "twin with its id, and the reverse"
+        )
