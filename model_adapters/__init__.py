@@ -1,0 +1,18 @@
+"""One interface to the insides of multimodal language models, on top of nnsight."""
+
+from model_adapters.adapter import Adapter as Adapter
+from model_adapters.batch import AudioSpan as AudioSpan
+from model_adapters.batch import Batch as Batch
+from model_adapters.batch import ImageSpan as ImageSpan
+from model_adapters.batch import Role as Role
+from model_adapters.batch import VideoSpan as VideoSpan
+from model_adapters.encode import Chat as Chat
+from model_adapters.errors import AdapterError as AdapterError
+from model_adapters.errors import InputError as InputError
+from model_adapters.errors import LayerError as LayerError
+from model_adapters.errors import LoadError as LoadError
+from model_adapters.errors import SelfCheckError as SelfCheckError
+from model_adapters.errors import SiteError as SiteError
+from model_adapters.generation import Generation as Generation
+from model_adapters.load import load as load
+from model_adapters.tracer import Step as Step

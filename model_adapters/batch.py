@@ -1,0 +1,113 @@
+"""One encoded batch: the model's inputs, and what stands at every position."""
+
+import dataclasses
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from model_adapters.errors import InputError
+
+PaddingSide = Literal["left", "right"]
+
+
+class Role(IntEnum):
+    """What a position of the prompt holds."""
+
+    PADDING = 0
+    TEXT = 1
+    IMAGE = 2
+    AUDIO = 3
+    VIDEO = 4
+    SPECIAL = 5
+    """A control token of the chat template or of the tokenizer, never user text or media."""
+
+
+@dataclass(frozen=True)
+class ImageSpan:
+    """Positions `start` to `stop` (exclusive) of one image, in row-major order over its grid."""
+
+    start: int
+    stop: int
+    grid: tuple[int, int, int]
+    """(time, rows, columns) in merged patches: one prompt position each."""
+
+
+@dataclass(frozen=True)
+class VideoSpan:
+    """Positions `start` to `stop` (exclusive) of one video, frame after frame, each row-major."""
+
+    start: int
+    stop: int
+    grid: tuple[int, int, int]
+    """(time, rows, columns) in merged patches: one prompt position each."""
+
+
+@dataclass(frozen=True)
+class AudioSpan:
+    """Positions `start` to `stop` (exclusive) of one audio, spread evenly over its frames."""
+
+    start: int
+    stop: int
+    frames: tuple[int, int]
+    """First and one-past-last feature frame (for Whisper features, 10 ms each) the model hears."""
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Requests ready for the model. Made by `Adapter.encode` or `Adapter.describe`.
+
+    Position indices in `last` and in the spans are those of this batch; they stay valid for an
+    `invoke` of it inside a larger trace, where sites are cut to this batch's own positions.
+    """
+
+    inputs: dict[str, Any]
+    """Keyword arguments of the model's forward: tensors, media packed in order of the prompt."""
+    roles: Int[Tensor, "batch position"]
+    """A `Role` for every position."""
+    images: tuple[tuple[ImageSpan, ...], ...]
+    """Per row, its images in order."""
+    audios: tuple[tuple[AudioSpan, ...], ...]
+    """Per row, its audios in order."""
+    videos: tuple[tuple[VideoSpan, ...], ...]
+    """Per row, its videos in order."""
+    padding_side: PaddingSide
+
+    def __len__(self) -> int:
+        """Number of rows (requests)."""
+        return self.roles.shape[0]
+
+    @property
+    def prompt_mask(self) -> Bool[Tensor, "batch position"]:
+        """True where there is a token of the prompt, of whatever role."""
+        return self.roles != Role.PADDING
+
+    @property
+    def last(self) -> Int[Tensor, "batch"]:
+        """Position of the last prompt token of each row, whatever the padding side."""
+        positions = torch.arange(self.roles.shape[1], device=self.roles.device)
+        return (positions * self.prompt_mask).amax(dim=1)
+
+    def mask(self, role: Role | str) -> Bool[Tensor, "batch position"]:
+        """True where a position has `role`, given as a `Role` or its name ("image", "text", ...).
+
+        Raises:
+            InputError: for a name that is not a role.
+        """
+        if isinstance(role, str):
+            names = [member.name.lower() for member in Role]
+            if role.lower() not in names:
+                raise InputError(f"no role {role!r}; the roles are {', '.join(names)}")
+            role = Role[role.upper()]
+        return self.roles == role
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The same batch with every tensor on `device`."""
+        moved = {
+            name: value.to(device) if isinstance(value, Tensor) else value
+            for name, value in self.inputs.items()
+        }
+        return dataclasses.replace(self, inputs=moved, roles=self.roles.to(device))

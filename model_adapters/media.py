@@ -1,0 +1,180 @@
+"""Pictures, sounds and clips as users have them, brought to the one form processors take."""
+
+import base64
+import binascii
+import io
+import wave
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlparse
+
+import numpy as np
+from jaxtyping import Float
+from PIL import Image
+
+from model_adapters.errors import InputError
+
+SAMPLE_RATE = 16_000
+"""Hertz; what the audio encoders of all families hear."""
+
+
+def picture(value: Any, where: str) -> Image.Image:
+    """An RGB picture from a PIL image, an array, or the path or data URL of a file.
+
+    Arrays are `[rows, columns]` or `[rows, columns, 3 or 4]`, uint8 or floats in [0, 1].
+
+    Raises:
+        InputError: for anything else, an empty or unreadable picture, non-finite values.
+    """
+    if isinstance(value, str | Path):
+        value = _open_picture(_file(value, where), where)
+    elif isinstance(value, np.ndarray):
+        value = _picture_of_array(value, where)
+    if not isinstance(value, Image.Image):
+        raise InputError(
+            f"{where}: an image is a PIL image, a numpy array or a path, not {type(value).__name__}"
+        )
+    if 0 in value.size:
+        raise InputError(f"{where}: the image is empty, {value.width} by {value.height} pixels")
+    if value.mode.startswith(("I", "F")):
+        raise InputError(
+            f"{where}: a picture of mode {value.mode!r} (more than 8 bits) has no agreed white "
+            "point; scale it to 8 bits first"
+        )
+    return value.convert("RGB")
+
+
+def sound(value: Any, where: str) -> Float[np.ndarray, "samples"]:
+    """A 16 kHz mono waveform as float32, from an array or the path or data URL of a WAV file.
+
+    Integer arrays are scaled by their type's range to [-1, 1].
+
+    Raises:
+        InputError: for anything else, an empty sound, several channels, another rate, NaN.
+    """
+    if isinstance(value, str | Path):
+        value = _open_sound(_file(value, where), where)
+    if not isinstance(value, np.ndarray):
+        raise InputError(
+            f"{where}: an audio is a numpy array or a path, not {type(value).__name__}"
+        )
+    if value.ndim != 1 or value.size == 0:
+        raise InputError(
+            f"{where}: an audio has shape [samples] with at least one (mono), not {value.shape}"
+        )
+    if np.issubdtype(value.dtype, np.signedinteger):
+        value = value / -float(np.iinfo(value.dtype).min)
+    elif not np.issubdtype(value.dtype, np.floating):
+        raise InputError(f"{where}: audio of type {value.dtype}; give floats in [-1, 1]")
+    if not np.isfinite(value).all():
+        raise InputError(f"{where}: the audio holds NaN or infinite samples")
+    return value.astype(np.float32)
+
+
+def clip(value: Any, where: str) -> Any:
+    """A video as a list of RGB pictures; a path is checked and left to the processor to decode.
+
+    Raises:
+        InputError: for anything but a list of pictures, an array `[time, rows, columns, 3]` or a
+            path; for an empty video.
+    """
+    if isinstance(value, str | Path):
+        file = _file(value, where)
+        if isinstance(file, bytes):
+            raise InputError(f"{where}: give a video as frames or as a path, not as a data URL")
+        return str(file)
+    if not isinstance(value, list | tuple | np.ndarray):
+        raise InputError(
+            f"{where}: a video is a list of pictures, a numpy array or a path, not "
+            f"{type(value).__name__}"
+        )
+    if isinstance(value, np.ndarray) and value.ndim != 4:
+        raise InputError(
+            f"{where}: a video array has shape [time, rows, columns, 3], not {value.shape}"
+        )
+    frames = [picture(frame, f"{where}, frame {index}") for index, frame in enumerate(value)]
+    if not frames:
+        raise InputError(f"{where}: the video has no frames")
+    return frames
+
+
+def recording(data: Any, where: str) -> Float[np.ndarray, "samples"]:
+    """The waveform of an `input_audio` part: `{"data": base64, "format": "wav"}`.
+
+    Raises:
+        InputError: for another format or broken data.
+    """
+    if not isinstance(data, Mapping) or data.get("format") != "wav" or "data" not in data:
+        raise InputError(f'{where}: input_audio is {{"data": base64, "format": "wav"}}')
+    return sound(_open_sound(_decode(data["data"], where), where), where)
+
+
+def _file(value: str | Path, where: str) -> Path | bytes:
+    """The file behind a path or URL, or the bytes in a data URL."""
+    text = str(value)
+    if text.startswith("data:"):
+        return _decode(text.partition(",")[2], where)
+    if text.startswith(("http://", "https://")):
+        raise InputError(f"{where}: {text} is on the network; download it and give its path")
+    path = Path(unquote(urlparse(text).path)) if text.startswith("file://") else Path(value)
+    if not path.is_file():
+        raise InputError(f"{where}: there is no file {str(path)!r}")
+    return path
+
+
+def _decode(data: Any, where: str) -> bytes:
+    try:
+        return base64.b64decode(data, validate=True)
+    except (binascii.Error, TypeError, ValueError) as error:
+        raise InputError(f"{where}: the base64 data is broken ({error})") from error
+
+
+def _open_picture(file: Path | bytes, where: str) -> Image.Image:
+    try:
+        opened = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file)
+        opened.load()
+    except OSError as error:
+        raise InputError(f"{where}: not a readable picture ({error})") from error
+    return opened
+
+
+def _picture_of_array(array: np.ndarray, where: str) -> Image.Image:
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
+        raise InputError(
+            f"{where}: an image array has shape [rows, columns] or [rows, columns, 3 or 4], not "
+            f"{array.shape}"
+        )
+    if array.size == 0:
+        raise InputError(f"{where}: the image is empty, shape {array.shape}")
+    if np.issubdtype(array.dtype, np.floating):
+        if not np.isfinite(array).all():
+            raise InputError(f"{where}: the image holds NaN or infinite values")
+        if array.min() < 0 or array.max() > 1:
+            raise InputError(f"{where}: float images go from 0 to 1; scale it, or give uint8")
+        array = np.rint(array * 255).astype(np.uint8)
+    if array.dtype != np.uint8:
+        raise InputError(f"{where}: an image array is uint8 or floats in [0, 1], not {array.dtype}")
+    return Image.fromarray(array)
+
+
+def _open_sound(file: Path | bytes, where: str) -> np.ndarray:
+    try:
+        with wave.open(io.BytesIO(file) if isinstance(file, bytes) else str(file)) as opened:
+            rate, channels, width = (
+                opened.getframerate(),
+                opened.getnchannels(),
+                opened.getsampwidth(),
+            )
+            data = opened.readframes(opened.getnframes())
+    except (wave.Error, EOFError, OSError) as error:
+        raise InputError(
+            f"{where}: not a readable WAV file ({error}); decode other formats to a 16 kHz mono "
+            "numpy array"
+        ) from error
+    if (rate, channels) != (SAMPLE_RATE, 1) or width not in (2, 4):
+        raise InputError(
+            f"{where}: {rate} Hz, {channels} channel(s), {8 * width} bits; resample to "
+            f"{SAMPLE_RATE} Hz mono, 16 or 32 bits"
+        )
+    return np.frombuffer(data, dtype=f"<i{width}")
