@@ -1,0 +1,1 @@
+"""The organism measured: cells, directions, correction, and the bars of its model card."""

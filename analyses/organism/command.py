@@ -1,0 +1,34 @@
+"""`regap evaluate`, and `python -m analyses.organism evaluate`."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+
+from tqdm import tqdm
+
+import model_adapters
+from analyses.organism.report import evaluate, items_in_all
+
+
+def evaluate_main(arguments: Sequence[str]) -> int:
+    """Measure a model against the organism's bars; returns 1 when one of them does not hold."""
+    parser = argparse.ArgumentParser(
+        prog="regap evaluate",
+        description="Measures the organism on its report split; everything that is chosen is "
+        "chosen on the calibration split. Takes some minutes.",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+    parser.add_argument("--model", default="organism", help="name or folder (default: organism)")
+    parser.add_argument("--n", type=int, default=400, help="items a cell (default: 400)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the items (default: 0)")
+    options = parser.parse_args(arguments)
+    adapter = model_adapters.load(options.model)
+    with tqdm(total=items_in_all(adapter, options.n), unit="request", file=sys.stderr) as bar:
+        evaluation = evaluate(adapter, n=options.n, seed=options.seed, tick=bar.update)
+    bars = evaluation.bars()
+    if options.json:
+        print(json.dumps(evaluation.as_json(), indent=1, allow_nan=False))
+    else:
+        print("\n".join(map(str, bars)))
+    return 0 if all(bar.holds for bar in bars) else 1
