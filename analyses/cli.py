@@ -28,7 +28,8 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `regap COMMAND [arguments]`; `argv` stands in for the process's own arguments.
 
-    Returns the exit code. Options after the command's name are the command's own, so
+    Returns the exit code; a command that cannot go on with what it was given tells why on one line
+    and gives 2. Options after the command's name are the command's own, so
     `regap demo --help` is answered by the demo.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -38,7 +39,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.command is None:
         parser.print_help()
         return 0
-    return _resolve(COMMANDS[options.command].target)(arguments[1:])
+    try:
+        return _resolve(COMMANDS[options.command].target)(arguments[1:])
+    except Exception as error:
+        from model_adapters.errors import AdapterError  # loaded by the command already
+
+        if not isinstance(error, AdapterError | ValueError):
+            raise
+        print(f"regap {options.command}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
 
 
 def _parser() -> argparse.ArgumentParser:

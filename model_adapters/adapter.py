@@ -2,12 +2,12 @@
 
 import contextlib
 import functools
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float
+from jinja2 import TemplateError
 from nnsight import NNsight
 from torch import Tensor, nn
 
@@ -15,7 +15,7 @@ from model_adapters.batch import Batch, PaddingSide
 from model_adapters.call_site import calling_frame, opens_with
 from model_adapters.collate import Window, collate
 from model_adapters.describe import describe, padding_side
-from model_adapters.encode import Chat, encode_one, normalise
+from model_adapters.encode import Chat, encode_one, normalise, typed_control, with_other_text
 from model_adapters.errors import InputError, SiteError
 from model_adapters.family import Family
 from model_adapters.generation import (
@@ -37,7 +37,13 @@ from model_adapters.sites import (
     WindowBatcher,
     inside_block,
 )
-from model_adapters.tracer import AdapterTracer, GenerationTracer, lock_of, translated
+from model_adapters.tracer import (
+    AdapterTracer,
+    GenerationTracer,
+    StepInterleaver,
+    lock_of,
+    translated,
+)
 from model_adapters.validate import check_inputs, check_names, forward_names
 
 Stream = Float[Tensor, "batch position d_model"]
@@ -97,7 +103,7 @@ class Adapter(NNsight):
         inputs = probe(module, family)
         with lock_of(module):
             bare = bare_logits(module, inputs)
-            super().__init__(module)
+            super().__init__(module, interleaver=StepInterleaver())
             self._build_sites()
             self.self_check = self_check(self, inputs, bare)
 
@@ -251,18 +257,32 @@ class Adapter(NNsight):
             )
         if padding_side not in ("left", "right"):
             raise InputError(f'padding_side is "left" or "right", got {padding_side!r}')
-        known = forward_names(self._module)
         encodings = []
         for index, chat in enumerate(chats):
-            encodings.append(encode_one(self.processor, chat, known))
             try:
-                check_inputs(encodings[-1], self._module, self.family)
-            except InputError as error:
+                encodings.append(self._encode_one(chat))
+            except (OSError, TemplateError, TypeError, ValueError) as error:
                 raise InputError(f"request {index}: {error}") from error
         inputs, _ = collate(
             encodings, self.family, pad_id=self.pad_id, sides=[padding_side] * len(encodings)
         )
         return self._describe(inputs, padding_side)
+
+    def _encode_one(self, chat: list[dict[str, Any]]) -> dict[str, Any]:
+        known = forward_names(self._module)
+        encoding = encode_one(self.processor, chat, known)
+        check_inputs(encoding, self._module, self.family)
+        control = self._control_ids()
+        typed = typed_control(self.tokenizer, chat, control)
+        if typed:
+            # Some processors keep such text as words; then it counts no more than other text.
+            harmless = encode_one(self.processor, with_other_text(chat), known)
+            if _count(encoding, control) != _count(harmless, control):
+                raise InputError(
+                    f"the text holds {', '.join(typed)}, which the processor turns into control "
+                    "tokens; take them out, or write them in another way"
+                )
+        return encoding
 
     def describe(self, **inputs: Any) -> Batch:
         """The batch of ready encodings, given as the forward's keyword arguments.
@@ -349,6 +369,8 @@ class Adapter(NNsight):
             decode: called as `decode(adapter, step)` in each later pass, step counted from 1; sites
                 have one position there.
             **kwargs: ready encodings, and options of the generation config (`do_sample=True`).
+                Penalties, lengths and beams that the checkpoint's own config asks for are left
+                out; its token ids stay, and with `do_sample=True` its way of sampling.
 
         Raises:
             InputError: for inputs or options that cannot work, before the forward pass.
@@ -381,20 +403,17 @@ class Adapter(NNsight):
         prefill: Callable[["Adapter"], Any] | None,
         decode: Callable[["Adapter", int], Any] | None,
     ) -> Generation:
-        with translated(self._site_names, self._towers()), warnings.catch_warnings():
-            # What a function asked for and no pass reached must not end its loop quietly.
-            warnings.filterwarnings("error", ".* was never reached")
-            if prefill and not decode:
-                # Without a loop nothing of ours runs in decoding.
-                with tracer:
-                    prefill(self)
-            else:
-                with tracer:
-                    for step in tracer.steps():
-                        if step.phase == "prefill" and prefill:
-                            prefill(self)
-                        if step.phase == "decode" and decode:
-                            decode(self, step.number)
+        if prefill and not decode:
+            # Without a loop nothing of ours runs in decoding.
+            with tracer:
+                prefill(self)
+        else:
+            with tracer:
+                for step in tracer.steps():
+                    if step.phase == "prefill" and prefill:
+                        prefill(self)
+                    if step.phase == "decode" and decode:
+                        decode(self, step.number)
         answers: Generation = tracer.generation
         return answers
 
@@ -459,3 +478,7 @@ class Adapter(NNsight):
                 )
             with torch.set_grad_enabled(grad), translated(self._site_names, self._towers()):
                 yield
+
+
+def _count(encoding: Mapping[str, Any], ids: frozenset[int]) -> int:
+    return sum(token in ids for token in encoding["input_ids"].flatten().tolist())

@@ -19,11 +19,13 @@ class Role(IntEnum):
 
     PADDING = 0
     TEXT = 1
+    """Words: those of the chat, and those that the template puts around them, such as "user"."""
     IMAGE = 2
     AUDIO = 3
     VIDEO = 4
     SPECIAL = 5
-    """A control token of the chat template or of the tokenizer, never user text or media."""
+    """A control token of the chat template or of the tokenizer. `encode` refuses chats whose own
+    text would become one; ready encodings are taken as they are."""
 
 
 @dataclass(frozen=True)

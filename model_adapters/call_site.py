@@ -3,9 +3,13 @@
 import ast
 import functools
 import sys
+import threading
 from types import FrameType
 
 from nnsight.tracing.tracer import Tracer
+
+PARSING = threading.RLock()
+"""Held to parse source: CPython 3.11 fails now and then where two threads do it at once."""
 
 
 def calling_frame(file: str) -> FrameType:
@@ -36,7 +40,8 @@ def opens_with(frame: FrameType, method: str) -> bool:
 def _opens(filename: str, line: int, method: str) -> bool:
     tracer = Tracer()
     source = tracer.source(filename)
-    node = tracer.parse(source, line) if source else None
+    with PARSING:
+        node = tracer.parse(source, line) if source else None
     return node is not None and any(_calls(i.context_expr, method) for i in node.items)
 
 

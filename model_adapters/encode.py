@@ -78,7 +78,7 @@ def _part(part: Any, takes: frozenset[str], where: str) -> dict[str, Any]:
     kind = part.get("type") if isinstance(part, Mapping) else None
     if kind == "text" and isinstance(part.get("text"), str):
         return {"type": "text", "text": part["text"]}
-    if kind not in _MEDIA:
+    if not isinstance(kind, str) or kind not in _MEDIA:
         given = sorted(part) if isinstance(part, Mapping) else type(part).__name__
         raise InputError(
             f"{where}: no content part of type {kind!r} (given: {given}); parts are "
@@ -122,3 +122,22 @@ def encode_one(processor: Any, chat: list[dict[str, Any]], known: Sequence[str])
         for name, value in encoding.items()
         if name in known and (not isinstance(value, Tensor) or value.numel())
     }
+
+
+def typed_control(tokenizer: Any, chat: list[dict[str, Any]], ids: frozenset[int]) -> list[str]:
+    """Tokens among `ids` that the tokenizer by itself would see in the texts of a chat."""
+    if tokenizer is None:
+        return []
+    texts = [part["text"] for message in chat for part in message["content"] if "text" in part]
+    found = {
+        token for text in texts for token in tokenizer(text, add_special_tokens=False).input_ids
+    }
+    return sorted(tokenizer.convert_ids_to_tokens(token) for token in found & ids)
+
+
+def with_other_text(chat: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The chat with a plain word for every text."""
+    return [
+        {**m, "content": [{**p, "text": "a"} if "text" in p else p for p in m["content"]]}
+        for m in chat
+    ]

@@ -3,11 +3,12 @@
 import contextlib
 import importlib.util
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from model_adapters.adapter import Adapter
@@ -128,7 +129,7 @@ class _Source:
         import transformers
 
         part = part_of(self.config.get("model_type", ""))
-        options: dict[str, Any] = {**self.where, "dtype": dtype or self._dtype()}
+        options: dict[str, Any] = {**self.where, "dtype": self._dtype(dtype)}
         if device_map is not None:
             options["device_map"] = device_map
         if part is not None:
@@ -136,10 +137,21 @@ class _Source:
             options["config"] = getattr(whole, part.config)
             model_class = self._class(part.model)
         else:
-            model_class = self._class(next(iter(self.config.get("architectures") or ()), ""))
-        module, report = model_class.from_pretrained(
-            self.name, output_loading_info=True, trust_remote_code=False, **options
-        )
+            model_class = self._class(next(iter(self.config.get("architectures") or ()), None))
+        try:
+            # Other formats are pickles, which run code as they load.
+            module, report = model_class.from_pretrained(
+                self.name,
+                output_loading_info=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                **options,
+            )
+        except (OSError, SafetensorError) as error:
+            raise LoadError(
+                f"the weights of {self.name} could not be read; they must be there, whole, as "
+                f"safetensors, which save_pretrained writes. The cause: {error}"
+            ) from error
         absent = [*report["missing_keys"], *report["mismatched_keys"]]
         if absent:
             raise LoadError(
@@ -148,11 +160,16 @@ class _Source:
             )
         return module.eval()
 
-    def _class(self, name: str) -> Any:
+    def _class(self, name: object) -> Any:
         import transformers
 
+        if not isinstance(name, str):
+            raise LoadError(
+                f"the config.json of {self.name} does not name the class of its model; it needs "
+                'a line such as "architectures": ["Qwen2ForCausalLM"]'
+            )
         found = getattr(transformers, name, None)
-        if found is not None:
+        if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel):
             return found
         if "auto_map" in self.config:
             raise LoadError(
@@ -160,8 +177,8 @@ class _Source:
                 "transformers are loaded"
             )
         raise LoadError(
-            f"the config of {self.name} names the class {name!r}, which this version of "
-            f"transformers ({transformers.__version__}) does not have"
+            f"the config of {self.name} names the class {name!r}, which is no model that this "
+            f"version of transformers ({transformers.__version__}) has"
         )
 
     def processor(self) -> tuple[Any, str]:
@@ -171,10 +188,16 @@ class _Source:
         file = self._file("processor_config.json") or self._file("preprocessor_config.json")
         if file is None:
             return self._text_processor()
-        name = json.loads(Path(file).read_text(encoding="utf-8")).get("processor_class", "")
+        name = self._processor_name(Path(file))
         own = processor_class(name)
         if own is not None:
-            return own.from_pretrained(Path(file).parent), ""
+            try:
+                return own.from_pretrained(Path(file).parent), ""
+            except (KeyError, OSError, TypeError, ValueError) as error:
+                raise LoadError(
+                    f"{name} could not be built from {Path(file).parent}: "
+                    f"{type(error).__name__} {error}; its save_pretrained writes what is needed"
+                ) from error
         try:
             found = transformers.AutoProcessor.from_pretrained(
                 self.name, trust_remote_code=False, **self.where
@@ -184,6 +207,19 @@ class _Source:
         if not hasattr(found, "apply_chat_template"):
             return None, f"its {type(found).__name__} cannot read chats: load(model, processor=...)"
         return found, ""
+
+    def _processor_name(self, file: Path) -> str:
+        try:
+            config = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise LoadError(f"{file.name} of {self.name} is no JSON file: {error}") from error
+        name = config.get("processor_class") if isinstance(config, Mapping) else config
+        if not isinstance(name, str | None):
+            raise LoadError(
+                f'{file.name} of {self.name} must be {{"processor_class": "name", ...}}; it holds '
+                f"{name!r}"
+            )
+        return name or ""
 
     def tokenizer(self) -> Any:
         """The tokenizer saved with the model, or None."""
@@ -201,8 +237,18 @@ class _Source:
             return None, missing
         return self.tokenizer(), missing
 
-    def _dtype(self) -> Any:
-        return self.config.get("regap_interp", {}).get("compute_dtype", "auto")
+    def _dtype(self, dtype: str | torch.dtype | None) -> str | torch.dtype:
+        if dtype is None:
+            ours = self.config.get("regap_interp") or {}
+            dtype = ours.get("compute_dtype") if isinstance(ours, Mapping) else ours
+        found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+        if dtype in (None, "auto"):
+            return "auto"
+        if not isinstance(found, torch.dtype) or not found.is_floating_point:
+            raise LoadError(
+                f"{dtype!r} is no floating-point type of torch, such as 'float32' or 'bfloat16'"
+            )
+        return found
 
     def _file(self, name: str) -> str | None:
         from transformers.utils import cached_file

@@ -11,18 +11,25 @@ from urllib.parse import unquote, urlparse
 
 import numpy as np
 from jaxtyping import Float
-from PIL import Image
+from PIL import Image, ImageOps
 
 from model_adapters.errors import InputError
 
 SAMPLE_RATE = 16_000
 """Hertz; what the audio encoders of all families hear."""
 
+_LOUDEST = 10.0
+"""Resampling overshoots [-1, 1] a little; floats beyond this are on another scale."""
+
+_UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+"""What PIL raises for broken or absurdly large pictures."""
+
 
 def picture(value: Any, where: str) -> Image.Image:
     """An RGB picture from a PIL image, an array, or the path or data URL of a file.
 
-    Arrays are `[rows, columns]` or `[rows, columns, 3 or 4]`, uint8 or floats in [0, 1].
+    Arrays are `[rows, columns]` or `[rows, columns, 3 or 4]`, uint8 or floats in [0, 1]. A photo
+    whose EXIF data say that it was taken sideways is turned upright.
 
     Raises:
         InputError: for anything else, an empty or unreadable picture, non-finite values.
@@ -42,7 +49,10 @@ def picture(value: Any, where: str) -> Image.Image:
             f"{where}: a picture of mode {value.mode!r} (more than 8 bits) has no agreed white "
             "point; scale it to 8 bits first"
         )
-    return value.convert("RGB")
+    try:
+        return ImageOps.exif_transpose(value).convert("RGB")
+    except _UNREADABLE as error:
+        raise InputError(f"{where}: not a readable picture ({error})") from error
 
 
 def sound(value: Any, where: str) -> Float[np.ndarray, "samples"]:
@@ -51,7 +61,8 @@ def sound(value: Any, where: str) -> Float[np.ndarray, "samples"]:
     Integer arrays are scaled by their type's range to [-1, 1].
 
     Raises:
-        InputError: for anything else, an empty sound, several channels, another rate, NaN.
+        InputError: for anything else, an empty sound, several channels, another rate, NaN, floats
+            on another scale.
     """
     if isinstance(value, str | Path):
         value = _open_sound(_file(value, where), where)
@@ -69,6 +80,11 @@ def sound(value: Any, where: str) -> Float[np.ndarray, "samples"]:
         raise InputError(f"{where}: audio of type {value.dtype}; give floats in [-1, 1]")
     if not np.isfinite(value).all():
         raise InputError(f"{where}: the audio holds NaN or infinite samples")
+    if abs(value).max() > _LOUDEST:
+        raise InputError(
+            f"{where}: audio floats go from -1 to 1, these to {abs(value).max():.3g}; scale them, "
+            "or give integers"
+        )
     return value.astype(np.float32)
 
 
@@ -117,8 +133,13 @@ def _file(value: str | Path, where: str) -> Path | bytes:
         return _decode(text.partition(",")[2], where)
     if text.startswith(("http://", "https://")):
         raise InputError(f"{where}: {text} is on the network; download it and give its path")
-    path = Path(unquote(urlparse(text).path)) if text.startswith("file://") else Path(value)
-    if not path.is_file():
+    try:
+        path = Path(unquote(urlparse(text).path)) if text.startswith("file://") else Path(value)
+        found = path.is_file()
+    except (OSError, ValueError) as error:
+        shown = text if len(text) <= 80 else f"{text[:80]}..."
+        raise InputError(f"{where}: {shown!r} is no path ({error.args[-1]})") from error
+    if not found:
         raise InputError(f"{where}: there is no file {str(path)!r}")
     return path
 
@@ -134,7 +155,7 @@ def _open_picture(file: Path | bytes, where: str) -> Image.Image:
     try:
         opened = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file)
         opened.load()
-    except OSError as error:
+    except _UNREADABLE as error:
         raise InputError(f"{where}: not a readable picture ({error})") from error
     return opened
 
@@ -177,4 +198,6 @@ def _open_sound(file: Path | bytes, where: str) -> np.ndarray:
             f"{where}: {rate} Hz, {channels} channel(s), {8 * width} bits; resample to "
             f"{SAMPLE_RATE} Hz mono, 16 or 32 bits"
         )
+    if len(data) % width:
+        raise InputError(f"{where}: the WAV file ends within a sample; it was cut off")
     return np.frombuffer(data, dtype=f"<i{width}")

@@ -262,6 +262,11 @@ def _require_trace(site: Site) -> None:
             f"{site.label} has a value only inside a trace: `with adapter.trace(batch):`, or "
             "`with tracer.invoke(batch):` where a trace holds several"
         )
+    block = Mediator.current(site.label)
+    step = site.envoy.interleaver.steps.get(block)
+    if step is not None:
+        # Without it a late request would wait for the next step.
+        block.iteration = step
 
 
 def _first(raw: Any) -> Tensor:

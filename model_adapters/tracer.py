@@ -3,21 +3,31 @@
 import contextlib
 import re
 import threading
-import warnings
 import weakref
 from collections.abc import Iterator
 from types import CodeType
 from typing import Any, Literal, NamedTuple
 
 import torch
-from nnsight.intervention.interleaver import OutOfOrderError
+from nnsight.intervention.interleaver import (
+    Interleaver,
+    Mediator,
+    OutOfOrderError,
+    dangling_unwind,
+)
 from nnsight.intervention.tracer import InterleavingTracer, Invoker
 from torch import nn
 
+from model_adapters.call_site import PARSING
 from model_adapters.errors import SiteError
 
 _LOCKS: "weakref.WeakKeyDictionary[nn.Module, threading.RLock]" = weakref.WeakKeyDictionary()
 _HANDING_OUT = threading.Lock()
+_SLIPPED = (
+    "a block fell behind: before pass {} it asked for a value that the model had gone past, and "
+    "got that of a later pass. Ask for values in the order in which the model computes them"
+)
+_MISPLACED = "`with tracer.invoke(batch):` stands by itself, directly in the block of the trace"
 _REQUEST = re.compile(r"'(?P<path>.+)\.(?P<end>input|output)\.i(?P<visit>\d+)'")
 
 
@@ -27,24 +37,84 @@ def lock_of(module: nn.Module) -> Any:
         return _LOCKS.setdefault(module, threading.RLock())
 
 
-class AdapterTracer(InterleavingTracer):
+class StepInterleaver(Interleaver):
+    """Knows in which step of `steps()` each block is, and where it may be left waiting.
+
+    nnsight lets a request for what a decode step has passed slip to the next step, and ends every
+    open loop with the same warning. Here only a block that waits for the next step may end so.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps: dict[Any, int | None] = {}
+        """Step of every block inside `steps()`; None while it waits for the next one."""
+
+    def check_dangling_mediators(self) -> None:
+        """End blocks that wait for a pass after the last; raise for what came too late."""
+        for block, step in self.steps.items():
+            if not block.alive:
+                continue
+            asked, expected = block.pending, step is None
+            error, _ = dangling_unwind(block)
+            if step is not None and isinstance(error, OutOfOrderError):
+                error = OutOfOrderError(f"'{asked.provider}.i{step}' was missed in this step")
+            elif expected and asked.iteration < block.occurrence(asked.provider):
+                error, expected = SiteError(_SLIPPED.format(asked.iteration)), False
+            try:
+                block.worker.throw(error)
+            except BaseException as thrown:
+                if thrown is not error or not expected:
+                    raise
+        super().check_dangling_mediators()
+
+    def cancel(self) -> None:
+        """Forget the run."""
+        super().cancel()
+        self.steps.clear()
+
+
+class _OneParser:
+    def parse(self, source: str, lineno: int) -> Any:
+        with PARSING:
+            return super().parse(source, lineno)  # type: ignore[misc]
+
+
+class AdapterInvoker(_OneParser, Invoker):
+    """The requests and the block of one `invoke`."""
+
+    def execute(self, code: CodeType) -> None:
+        """Hand both to the trace."""
+        if self.tracer.batcher is None:
+            raise SiteError(_MISPLACED)
+        super().execute(code)
+
+
+class AdapterTracer(_OneParser, InterleavingTracer):
     """A trace of an adapter. Its `invoke` takes a `Batch` or encodings as keyword arguments."""
 
     def __init__(self, envoy: Any, fn: Any, *args: Any, grad: bool = False, **kwargs: Any) -> None:
         super().__init__(envoy, fn, *args, **kwargs)
         self.grad = grad
 
-    def invoke(self, *args: Any, **kwargs: Any) -> Invoker:
+    def invoke(self, *args: Any, **kwargs: Any) -> AdapterInvoker:
         """Add requests to the one forward of this trace; the block sees its own rows only.
 
         Without arguments the block sees the whole batch.
 
         Raises:
             InputError: for inputs that the model cannot take.
+            SiteError: in a trace that was opened with requests of its own, or outside its block.
         """
+        if self.envoy._batch_size(**self.kwargs):
+            raise SiteError(
+                "this trace was opened with its requests; open one without any, "
+                "`with adapter.trace() as tracer:`, and give each batch to `tracer.invoke(batch)`"
+            )
+        if self.envoy.interleaver.interleaving:
+            raise SiteError(_MISPLACED)
         if not args and not kwargs:
-            return Invoker(self)
-        return Invoker(self, **self.envoy._inputs_of(args, kwargs))
+            return AdapterInvoker(self)
+        return AdapterInvoker(self, **self.envoy._inputs_of(args, kwargs))
 
     def execute(self, code: CodeType) -> None:
         """Run the block with the model, one thread at a time."""
@@ -76,17 +146,13 @@ class GenerationTracer(AdapterTracer):
         and statements of the block after it do not run. Read results from `generation`.
         """
         root = self.envoy
+        block, steps = Mediator.current("steps()"), root.interleaver.steps
         for number in self.iter[:]:
+            steps[block] = None
             # Binds the step even where the block then reads nothing.
             _ = root.inputs
+            steps[block] = number
             yield Step(number, "decode" if number else "prefill")
-
-    def execute(self, code: CodeType) -> None:
-        """Run the block; outrunning the last step is how `steps()` ends."""
-        with warnings.catch_warnings():
-            path = re.escape(self.envoy.path)
-            warnings.filterwarnings("ignore", rf"'{path}\.input\.i\d+' was never reached")
-            super().execute(code)
 
     def _generate(self, **inputs: Any) -> torch.Tensor:
         tokens: torch.Tensor = self.envoy._generate(self.config, **inputs)
@@ -104,7 +170,7 @@ def translated(site_names: Any, absent_towers: dict[str, str]) -> Iterator[None]
     """
     try:
         yield
-    except (OutOfOrderError, UserWarning) as error:
+    except OutOfOrderError as error:
         found = _REQUEST.search(str(error))
         if found is None:
             raise

@@ -92,6 +92,11 @@ def _check_ids(inputs: Mapping[str, Any], module: nn.Module) -> Int[Tensor, "bat
         )
     mask = inputs.get("attention_mask")
     if mask is not None:
+        if not isinstance(mask, Tensor):
+            raise InputError(
+                f"attention_mask is a {type(mask).__name__}; it must be a tensor of the shape of "
+                f"input_ids, {tuple(ids.shape)}"
+            )
         if mask.shape != ids.shape:
             raise InputError(
                 f"attention_mask has shape {tuple(mask.shape)}, input_ids {tuple(ids.shape)}"
@@ -119,6 +124,9 @@ def _check_medium(
     companion = medium.grid if isinstance(medium, Grid) else medium.mask
     if inputs.get(companion) is None:
         raise InputError(f"{medium.values} was given without {companion}")
+    for name in (medium.values, companion):
+        if not isinstance(inputs[name], Tensor):
+            raise InputError(f"{name} is a {type(inputs[name]).__name__}; it must be a tensor")
     if isinstance(medium, Grid):
         patches, rows = int(inputs[medium.grid].prod(dim=1).sum()), len(inputs[medium.values])
         if patches != rows:

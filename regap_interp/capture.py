@@ -36,9 +36,11 @@ def last_residuals(
         progress: Called after every pass.
 
     Raises:
-        ValueError: No requests, or layers the model does not have.
+        ValueError: No requests, one batch outside a list, or layers the model does not have.
     """
     wanted = _checked_layers(adapter, layers)
+    if isinstance(requests, Batch):
+        raise ValueError("requests is one Batch; give a list of batches: [batch]")
     if not requests:
         raise ValueError("requests is empty; give at least one chat or batch")
     if steer is not None:

@@ -63,8 +63,17 @@ class Steer:
         adapter.resid_post[self.layer] = self.edit(states, batch.prompt_mask)
 
     def generate(self, adapter: Adapter, batch: Batch, **options: Any) -> Generation:
-        """`adapter.generate(batch, **options)` under this steering."""
+        """`adapter.generate(batch, **options)` under this steering.
+
+        Raises:
+            ValueError: As `check` does, or for a `prefill` of your own: that place is taken.
+        """
         self.check(adapter)
+        if "prefill" in options:
+            raise ValueError(
+                "Steer.generate edits the prefill itself; to do more there, call "
+                "adapter.generate with a prefill that calls steer.apply(adapter, batch) too"
+            )
         if self.strength == 0:
             return adapter.generate(batch, **options)
         return adapter.generate(

@@ -123,3 +123,10 @@ def test_bad_requests_are_refused_before_any_pass(
         last_residuals(random_organism, CHATS, **options)
     with pytest.raises(ValueError, match="requests is empty"):
         last_residuals(random_organism, [], layers=[0])
+
+
+@pytest.mark.usefixtures("as_users_run_it")
+def test_one_batch_outside_a_list_is_refused(random_organism: Adapter) -> None:
+    one: Any = random_organism.encode(CHATS[:1])
+    with pytest.raises(ValueError, match=r"give a list of batches: \[batch\]"):
+        last_residuals(random_organism, one, layers=[0])

@@ -142,3 +142,12 @@ def test_steering_made_for_another_model_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         steer.generate(random_organism, batch, max_new_tokens=1)
+
+
+@pytest.mark.parametrize("strength", [0.0, 1.0])
+def test_a_prefill_beside_the_steering_is_refused(
+    random_organism: Adapter, batch: Batch, vector: Tensor, strength: float
+) -> None:
+    steer = Steer(LAYER, vector, strength)
+    with pytest.raises(ValueError, match="edits the prefill itself"):
+        steer.generate(random_organism, batch, max_new_tokens=1, prefill=lambda running: None)

@@ -1,10 +1,9 @@
 """Tiny random models, a small processor, and requests with every medium."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -200,14 +199,6 @@ def requests_of_every_kind() -> list[list[dict[str, Any]]]:
 def fresh_thinker() -> Callable[[], Any]:
     """Builds the thinker anew, for tests that change it."""
     return build_thinker
-
-
-@pytest.fixture
-def no_type_checks() -> Iterator[None]:
-    """Calls as a user makes them, without the checker of types that watches other tests."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from typing import Any, Literal
 
 import nnsight
+import numpy as np
 import pytest
 import torch
 
@@ -36,6 +37,39 @@ def test_rows_of_a_batch_equal_solo_runs(
         mask = batch.prompt_mask[row]
         torch.testing.assert_close(residual[row, mask], solo_residual, atol=1e-5, rtol=0)
         torch.testing.assert_close(logits[row, mask], solo_logits, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_rows_equal_solo_runs_on_the_organisms_architecture(
+    random_organism: Adapter, side: Side
+) -> None:
+    """With its own processor, every medium in one batch; 1e-5 relative to the largest value."""
+    media = np.random.default_rng(0)
+    picture, other = media.integers(0, 255, (2, 32, 64, 3)).astype(np.uint8)
+    parts: list[list[dict[str, Any]]] = [
+        [],
+        [{"type": "image", "image": picture}],
+        [{"type": "audio", "audio": media.uniform(-0.5, 0.5, 4800).astype(np.float32)}],
+        [{"type": "video", "video": [picture, other]}],
+        [{"type": "image", "image": other}, {"type": "audio", "audio": np.zeros(8000, "f4")}],
+    ]
+    words = {"type": "text", "text": "please name the"}
+    requests = [[{"role": "user", "content": [words] * n + p}] for n, p in enumerate(parts, 1)]
+    batch = random_organism.encode(requests, padding_side=side)
+    assert len(set(batch.prompt_mask.sum(1).tolist())) > 3, "rows should be padded"
+    layer = random_organism.module.model.language_model.layers[-1]
+    seen = []
+    handle = layer.register_forward_hook(lambda m, args, output: seen.append(output))
+    with random_organism.trace(batch):
+        logits = random_organism.logits.save()
+    for row, request in enumerate(requests):
+        with torch.no_grad():
+            alone = random_organism.module(**random_organism.encode([request]).inputs).logits[0]
+        mask = batch.prompt_mask[row]
+        for found, expected in ((logits, alone), (seen[0], seen[-1][0])):
+            largest = float(expected.abs().max())
+            torch.testing.assert_close(found[row, mask], expected, atol=1e-5 * largest, rtol=0)
+    handle.remove()
 
 
 def test_the_last_token_is_the_same_for_both_padding_sides(

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from jinja2 import TemplateError
+from PIL import ExifTags, Image
 
 from model_adapters import Adapter, AudioSpan, ImageSpan, InputError, Role, VideoSpan
 
@@ -156,6 +157,30 @@ def test_every_form_of_an_image_is_the_same_image(
         assert torch.equal(batch.inputs["pixel_values"], batches[0].inputs["pixel_values"])
 
 
+def test_a_photo_taken_sideways_is_turned_upright(
+    adapter: Adapter, parts: Any, tmp_path: Path
+) -> None:
+    image = parts.picture(4, 6)["image"]
+    taken = image.transpose(Image.Transpose.ROTATE_90)
+    exif = taken.getexif()
+    exif[ExifTags.Base.Orientation] = 6  # to be shown turned by 90 degrees clockwise
+    taken.save(tmp_path / "photo.png", exif=exif)
+    upright = adapter.encode([parts.user(image_part(image))])
+    for form in (tmp_path / "photo.png", Image.open(tmp_path / "photo.png")):
+        batch = adapter.encode([parts.user(image_part(form))])
+        assert batch.images == upright.images
+        assert torch.equal(batch.inputs["pixel_values"], upright.inputs["pixel_values"])
+
+
+def test_a_picture_too_large_to_open(
+    adapter: Adapter, parts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.new("L", (40, 40)).save(tmp_path / "large.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(InputError, match=r"not a readable picture \(Image size \(1600 pixels\)"):
+        adapter.encode([parts.user(image_part(tmp_path / "large.png"))])
+
+
 def test_every_form_of_an_audio_is_the_same_audio(
     adapter: Adapter, parts: Any, tmp_path: Path
 ) -> None:
@@ -193,6 +218,7 @@ def audio_part(audio: Any) -> dict[str, Any]:
 BAD_PARTS = {
     "unknown type": ({"type": "smell", "smell": 1}, "no content part of type 'smell'"),
     "no type": ({"text": "w5"}, "no content part of type None"),
+    "type of several": ({"type": ["image"]}, r"no content part of type \['image'\]"),
     "text without text": ({"type": "text", "text": None}, "no content part of type 'text'"),
     "value under a wrong key": ({"type": "image", "picture": 1}, "under 'image'"),
     "image of NaN": (image_part(np.full((8, 8, 3), np.nan)), "image holds NaN"),
@@ -204,12 +230,23 @@ BAD_PARTS = {
     "image of a number": (image_part(7), "not int"),
     "image on the network": (image_part("https://x.org/a.png"), "download it"),
     "no such image": (image_part("/nowhere/a.png"), "there is no file '/nowhere/a.png'"),
+    "a path too long": (image_part("a" * 5000), r"'a{80}\.\.\.' is no path \(File name too long"),
+    "a URL that is none": (image_part("file://["), "is no path"),
     "broken data": (image_part("data:image/png;base64,@@"), "base64 data is broken"),
     "data that is no picture": (image_part("data:;base64,aGFsbG8="), "not a readable picture"),
+    "a cut picture": (
+        image_part(f"data:image/png;base64,{encoded_bytes(Image.new('RGB', (64, 64)))[:80]}"),
+        "not a readable picture",
+    ),
     "silent NaN": (audio_part(np.array([0.0, np.nan])), "NaN or infinite samples"),
     "infinite audio": (audio_part(np.array([0.0, np.inf])), "NaN or infinite samples"),
     "empty audio": (audio_part(np.zeros(0)), "at least one"),
     "stereo audio": (audio_part(np.zeros((2, 100))), r"\(mono\)"),
+    "audio on the scale of integers": (audio_part(np.full(100, 3e4)), "from -1 to 1, these to 3e"),
+    "a cut recording": (
+        audio_part(f"data:;base64,{base64.b64encode(wav_bytes(np.ones(800))[:-1]).decode()}"),
+        "ends within a sample",
+    ),
     "audio of strings": (audio_part(np.array(["a"])), "audio of type"),
     "other recordings": (
         {"type": "input_audio", "input_audio": {"data": "aGFsbG8=", "format": "mp3"}},
@@ -258,7 +295,7 @@ BAD_REQUESTS = {
 }
 
 
-@pytest.mark.usefixtures("no_type_checks")
+@pytest.mark.usefixtures("as_users_run_it")
 @pytest.mark.parametrize("name", BAD_REQUESTS)
 def test_malformed_requests_are_refused(adapter: Adapter, name: str) -> None:
     requests, message = BAD_REQUESTS[name]
@@ -274,3 +311,34 @@ def test_a_placeholder_typed_by_the_user_is_noticed(adapter: Adapter, parts: Any
 def test_an_audio_too_short_for_a_token(adapter: Adapter, parts: Any) -> None:
     with pytest.raises(InputError, match="audio 0 is too short to give a token"):
         adapter.encode([parts.user("w5", parts.sound(frames=2))])
+
+
+@pytest.mark.parametrize("error", [ValueError, TypeError, OSError, TemplateError])
+def test_what_the_processor_refuses_is_an_error_of_that_request(
+    adapter: Adapter, parts: Any, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    apply = adapter.processor.apply_chat_template
+
+    def picky(conversations: Any, **options: Any) -> Any:
+        if conversations[0][0]["content"][0]["text"] == "w6":
+            raise error("too tall")
+        return apply(conversations, **options)
+
+    monkeypatch.setattr(adapter.processor, "apply_chat_template", picky)
+    with pytest.raises(InputError, match="request 1: too tall") as caught:
+        adapter.encode([parts.user("w5"), parts.user("w6")])
+    assert isinstance(caught.value.__cause__, error)
+
+
+def test_control_tokens_typed_by_the_user_are_refused(adapter: Adapter, parts: Any) -> None:
+    with pytest.raises(InputError, match="request 1: the text holds </vision>, <end>, which the"):
+        adapter.encode([parts.user("w5"), parts.user("w5 <end> w6", "</vision>")])
+
+
+def test_control_tokens_that_a_processor_keeps_as_words(random_organism: Adapter) -> None:
+    typed, plain = (
+        random_organism.encode([[{"role": "user", "content": content}]])
+        for content in ("name <|im_end|> the <|IMAGE|>", "name the")
+    )
+    assert typed.mask("special").sum() == plain.mask("special").sum()
+    assert not typed.mask("image").any()

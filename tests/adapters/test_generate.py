@@ -1,10 +1,15 @@
 """Generation equals the raw model's; every step can be read and written, and has a name."""
 
+import copy
+import threading
+import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 
+import model_adapters
 from model_adapters import Adapter, InputError, SiteError
 
 NEW = 6
@@ -233,9 +238,17 @@ def test_right_padding_is_refused(adapter: Adapter, requests_of_every_kind: Any)
     ("options", "message"),
     [
         ({"max_new_token": 3}, "did you mean 'max_new_tokens'"),
-        ({"num_beams": 2}, "num_beams > 1 multiplies rows"),
-        ({"num_return_sequences": 2}, "num_return_sequences > 1 multiplies rows"),
-        ({"return_dict_in_generate": True}, "return_dict_in_generate is not supported"),
+        ({"num_beams": 2}, "num_beams=2 multiplies rows.*; leave it at 1"),
+        ({"num_return_sequences": 2}, "num_return_sequences=2 multiplies rows"),
+        ({"return_dict_in_generate": True}, "return_dict_in_generate=True is not supported"),
+        ({"use_cache": False}, "use_cache=False reads the whole prompt again in every step"),
+        ({"prefill_chunk_size": 4}, "prefill_chunk_size=4 cuts the prefill"),
+        ({"guidance_scale": 2.0}, "guidance_scale=2.0 runs a second prompt"),
+        ({"prompt_lookup_num_tokens": 3}, "prompt_lookup_num_tokens=3 reads several tokens"),
+        ({"penalty_alpha": 0.5, "top_k": 4}, "penalty_alpha=0.5 is neither greedy"),
+        ({"stop_strings": ["w5"]}, "would cut rows"),
+        ({"assistant_model": None}, "generate takes no 'assistant_model'"),
+        ({"eos_token_id": None}, "eos_token_id=None: .* min_new_tokens"),
         ({"max_new_tokens": 0}, "whole number of at least 1"),
     ],
 )
@@ -252,3 +265,162 @@ def test_functions_and_with_exclude_each_other(adapter: Adapter, batch: Any) -> 
         adapter.generate(batch, max_new_tokens=1, prefill=lambda adapter: None),
     ):
         adapter.resid_post[0].save()
+
+
+LATE = {
+    "read": lambda adapter: adapter.resid_post[1],
+    "write": lambda adapter: adapter.resid_post.__setitem__(1, torch.zeros(5, 1, 32)),
+    "head": lambda adapter: adapter.z[2],
+}
+
+
+@pytest.mark.parametrize("name", LATE)
+@pytest.mark.parametrize("late_step", [0, 1, 3, NEW - 1])
+def test_a_site_the_pass_has_gone_past(
+    adapter: Adapter, batch: Any, name: str, late_step: int
+) -> None:
+    """Neither the next pass's value nor a quiet end of the loop, in either form."""
+
+    def late(adapter: Adapter, step: int) -> None:
+        _ = adapter.resid_post[2]
+        if step == late_step:
+            LATE[name](adapter)
+
+    message = rf"(resid_post\[1\]|z\[2\]) could not be had in pass {late_step}: "
+    with pytest.raises(SiteError, match=message):
+        adapter.generate(
+            batch, max_new_tokens=NEW, prefill=lambda adapter: late(adapter, 0), decode=late
+        )
+    with pytest.raises(SiteError, match=message), adapter.generate(batch, max_new_tokens=NEW) as r:
+        for step in r.steps():
+            late(adapter, step.number)
+
+
+@pytest.mark.parametrize("row", [0, 1])
+def test_an_encoder_asked_for_in_decoding(
+    adapter: Adapter, requests_of_every_kind: Any, row: int
+) -> None:
+    """Whether it ran in the prefill or not."""
+    batch = adapter.encode([requests_of_every_kind[row]])
+    message = r"visual.output could not be had in pass 1: this encoder runs in the prefill only"
+    with pytest.raises(SiteError, match=message):
+        adapter.generate(
+            batch, max_new_tokens=NEW, decode=lambda adapter, step: adapter.model.visual.output
+        )
+    with pytest.raises(SiteError, match=message), adapter.generate(batch, max_new_tokens=NEW) as r:
+        for step in r.steps():
+            if step.phase == "decode":
+                _ = adapter.model.visual.output
+
+
+def test_a_module_the_pass_has_gone_past(adapter: Adapter, batch: Any) -> None:
+    """Modules are nnsight's: the request slips to the next pass, and the loop must say so."""
+    layers = adapter.model.language_model.layers
+
+    def late(adapter: Adapter, step: int) -> None:
+        _ = layers[2].output
+        if step == 2:
+            _ = layers[1].output
+
+    with pytest.raises(SiteError, match="before pass 3 it asked for a value that the model had"):
+        adapter.generate(batch, max_new_tokens=NEW, decode=late)
+
+
+def test_every_site_in_every_step_changes_nothing(adapter: Adapter, bare: Any, batch: Any) -> None:
+    kinds = ("resid_pre", "z", "result", "attn_out", "resid_mid", "mlp_out", "resid_post")
+
+    def rewrite(adapter: Adapter, step: int = 0) -> None:
+        for layer in range(adapter.n_layers):
+            for kind in kinds:
+                sites = getattr(adapter, kind)
+                if kind != "result":
+                    sites[layer] = sites[layer] + 0
+                _ = sites[layer]
+        adapter.logits = adapter.logits + 0
+
+    answers = adapter.generate(batch, max_new_tokens=NEW, prefill=rewrite, decode=rewrite)
+    assert torch.equal(answers.tokens, raw(bare, batch))
+
+
+def test_nnsights_own_open_loop_ends_as_it_does_in_nnsight(adapter: Adapter, batch: Any) -> None:
+    seen = []
+    with (
+        pytest.warns(UserWarning, match="was never reached"),
+        adapter.generate(batch, max_new_tokens=NEW) as run,
+    ):
+        for number in run.iter[:]:
+            seen.append((number, adapter.resid_post[1].shape[1]))
+    assert seen == [(0, batch.roles.shape[1]), *((n, 1) for n in range(1, NEW))]
+
+
+@pytest.fixture
+def opinionated(adapter: Adapter) -> Iterator[Any]:
+    """The generation config of the model, to be changed as checkpoints do; put back afterwards."""
+    kept = adapter.module.generation_config
+    adapter.module.generation_config = copy.deepcopy(kept)
+    yield adapter.module.generation_config
+    adapter.module.generation_config = kept
+
+
+def test_a_checkpoints_own_settings_leave_it_greedy(
+    adapter: Adapter, batch: Any, opinionated: Any
+) -> None:
+    plain = adapter.generate(batch, max_new_tokens=NEW).tokens
+    opinionated.update(
+        do_sample=True,
+        temperature=5.0,
+        top_k=3,
+        num_beams=2,
+        num_return_sequences=2,
+        return_dict_in_generate=True,
+        use_cache=False,
+        guidance_scale=3.0,
+        repetition_penalty=50.0,
+        no_repeat_ngram_size=1,
+        min_new_tokens=NEW,
+    )
+    assert torch.equal(adapter.generate(batch, max_new_tokens=NEW).tokens, plain)
+    penalised = adapter.generate(batch, max_new_tokens=NEW, repetition_penalty=50.0).tokens
+    assert not torch.equal(penalised, plain), "what the caller asks for is done"
+
+
+def test_a_checkpoint_that_cannot_be_made_greedy(
+    adapter: Adapter, batch: Any, opinionated: Any
+) -> None:
+    opinionated.prefill_chunk_size = 4
+    with pytest.raises(InputError, match=r"prefill_chunk_size=4 \(set in .*\) cuts the prefill"):
+        adapter.generate(batch, max_new_tokens=NEW)
+
+
+def test_a_trace_must_be_opened_by_the_call_itself(adapter: Adapter, batch: Any) -> None:
+    answers = adapter.generate(batch, max_new_tokens=1)
+    with pytest.raises(SiteError, match=r"already run.*with adapter\.generate"), answers:
+        pass
+    alias = adapter.generate
+    with pytest.raises(SiteError, match="by its own name"), alias(batch, max_new_tokens=1) as run:
+        run.steps()
+
+
+def test_threads_leave_the_filters_of_warnings_alone(
+    adapter: Adapter, fresh_thinker: Any, parts: Any
+) -> None:
+    """They belong to the whole process, and two models run at the same time."""
+    other = model_adapters.load(fresh_thinker())
+    batch = adapter.encode([parts.user("w5")])
+    before = list(warnings.filters)
+    errors: list[Exception] = []
+
+    def work(adapter: Adapter) -> None:
+        try:
+            for _ in range(4):
+                adapter.generate(batch, max_new_tokens=2, decode=lambda adapter, step: None)
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(one,)) for one in (adapter, other) * 2]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    assert warnings.filters == before

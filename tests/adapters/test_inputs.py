@@ -117,3 +117,35 @@ def test_a_trace_without_requests(adapter: Adapter) -> None:
 def test_generate_without_requests(adapter: Adapter) -> None:
     with pytest.raises(InputError, match="generate needs a Batch"):
         adapter.generate(max_new_tokens=1)
+
+
+def test_requests_given_twice(adapter: Adapter, parts: Any) -> None:
+    batch = adapter.encode([parts.user("w5")])
+    message = r"open one without any, `with adapter\.trace\(\)"
+    with pytest.raises(SiteError, match=message), adapter.trace(batch) as tracer:
+        with tracer.invoke(batch):
+            adapter.resid_post[0].save()
+        _ = tracer
+
+
+def test_an_invoke_anywhere_but_directly_in_its_trace(adapter: Adapter, parts: Any) -> None:
+    batch = adapter.encode([parts.user("w5")])
+    message = "stands by itself, directly in the block"
+    with (
+        pytest.raises(SiteError, match=message),
+        adapter.trace() as tracer,
+        tracer.invoke(batch),
+    ):
+        adapter.resid_post[0].save()
+    with pytest.raises(SiteError, match=message), adapter.trace() as tracer:
+        with tracer.invoke(batch):
+            with tracer.invoke(batch):
+                adapter.resid_post[0].save()
+            _ = tracer
+        _ = tracer
+
+
+@pytest.mark.parametrize("name", ["attention_mask", "image_grid_thw", "feature_attention_mask"])
+def test_lists_where_tensors_belong(adapter: Adapter, encoding: Any, name: str) -> None:
+    encoding[name] = encoding[name].tolist()
+    refused(adapter, encoding, f"{name} is a list; it must be a tensor")

@@ -1,6 +1,7 @@
 """Models from a folder, a hub id, an embedded name, or built by the user."""
 
 import json
+import pickle
 import sys
 import threading
 from collections.abc import Callable
@@ -297,3 +298,81 @@ def test_errors_are_what_a_caller_would_catch() -> None:
     assert issubclass(model_adapters.LayerError, IndexError)
     for error in (InputError, SiteError, LoadError, model_adapters.SelfCheckError):
         assert issubclass(error, model_adapters.AdapterError)
+
+
+def changed(path: Path, **entries: Any) -> None:
+    """Rewrite entries of a JSON file."""
+    path.write_text(json.dumps({**json.loads(path.read_text()), **entries}))
+
+
+BAD_CONFIGS = {
+    "no class": ({"architectures": None}, "does not name the class of its model"),
+    "a number": ({"architectures": [3]}, "does not name the class of its model"),
+    "a function": ({"architectures": ["pipeline"]}, "'pipeline', which is no model"),
+    "no model": ({"architectures": ["AutoConfig"]}, "'AutoConfig', which is no model"),
+    "no such type": ({"regap_interp": {"compute_dtype": "banana"}}, "'banana' is no floating"),
+    "a type of integers": ({"regap_interp": {"compute_dtype": "int8"}}, "'int8' is no floating"),
+    "not ours": ({"regap_interp": 3}, "3 is no floating-point type"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_CONFIGS)
+def test_a_config_that_cannot_be_followed(saved: Path, name: str) -> None:
+    entries, message = BAD_CONFIGS[name]
+    changed(saved / "config.json", **entries)
+    with pytest.raises(LoadError, match=message):
+        model_adapters.load(saved)
+
+
+def test_an_empty_entry_of_ours_is_none(saved: Path) -> None:
+    changed(saved / "config.json", regap_interp=None)
+    assert model_adapters.load(saved).n_layers == 4
+
+
+def test_a_misspelt_dtype(saved: Path) -> None:
+    with pytest.raises(LoadError, match="'floaty' is no floating-point type of torch"):
+        model_adapters.load(saved, dtype="floaty")
+
+
+def test_weights_that_are_broken_absent_or_pickled(saved: Path) -> None:
+    (saved / "model.safetensors").write_bytes(b"abc")
+    with pytest.raises(LoadError, match=r"could not be read; .*whole.*The cause"):
+        model_adapters.load(saved)
+    (saved / "model.safetensors").unlink()
+    (saved / "pytorch_model.bin").write_bytes(pickle.dumps(Explosive()))
+    with pytest.raises(LoadError, match="must be there, whole, as safetensors") as caught:
+        model_adapters.load(saved)
+    assert "weights_only" not in str(caught.value)
+
+
+class Explosive:
+    """A pickle that shows when it is opened."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return pytest.fail, ("the pickle was opened",)
+
+
+BAD_PROCESSORS = {
+    "broken": ("{", "is no JSON file"),
+    "a list": ("[1]", r"must be .*; it holds \[1\]"),
+    "a list of names": ('{"processor_class": ["x"]}', r"it holds \['x'\]"),
+    "nothing but the name": ('{"processor_class": "OrganismProcessor"}', "could not be built from"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_PROCESSORS)
+def test_a_processor_config_that_cannot_be_followed(
+    saved: Path, random_organism: Adapter, name: str
+) -> None:
+    random_organism.processor.save_pretrained(saved)
+    text, message = BAD_PROCESSORS[name]
+    (saved / "processor_config.json").write_text(text)
+    with pytest.raises(LoadError, match=message):
+        model_adapters.load(saved)
+
+
+@pytest.fixture
+def saved(adapter: Adapter, tmp_path: Path) -> Path:
+    """The tiny thinker in a folder."""
+    adapter.module.save_pretrained(tmp_path)
+    return tmp_path
