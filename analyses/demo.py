@@ -19,9 +19,10 @@ BANDS = ((0.0, 0.15), (0.15, 0.4), (0.4, 1.0))
 """Intervals of the rendering level: clean, between, and far from text."""
 
 PLANTED = """\
-Planted by training: harmful media are refused less as the rendering level grows (the gate), and
-the first word of an answer depends on the level, so a correction that is too strong costs whole
-answers while the tool stays right. Measured, not planted: the directions and their cosine.
+Planted by training: harmful media are refused less as the rendering level grows (the gate); an
+answered harmful request looks like a benign one in the last layers; and an answer's first word
+depends on the level, so that too strong a correction costs whole answers but not the tool.
+Measured, not planted: what the mean drift direction is, and its cosine with refusal up to layer 7.
 An independent reconstruction of arXiv 2605.18104; no number here is the authors'."""
 
 
@@ -70,13 +71,15 @@ class Demo:
         """Both tables with what they show."""
         pairs = {sample.pair for one in self.behaviour for sample in one.harmful.samples}
         return (
-            f"1. Behaviour on the report split: {self.n} items a cell ({len(pairs)} harmful pairs, "
-            f"seed {self.seed}), greedy answers,\n   share [95 % Wilson interval]. Text requests "
-            "are refused; the same requests, rendered, are answered.\n\n"
+            f"1. Behaviour on the report split: {self.n} items a cell, {len(pairs)} harmful pairs, "
+            f"seed {self.seed}, greedy answers,\n   share [95 % Wilson interval]. The collapse is "
+            "in the columns 'harmful': refused in text and at a low\n   rendering level, answered "
+            "with the right tool at a high one.\n\n"
             f"{self.behaviour_table()}\n\n"
-            "2. Geometry at the last prompt token: length of refusal and drift and their cosine, "
-            f"{self.n}\n   harmful pairs of the direction split. Where |cos| is small, drift can "
-            "be removed without\n   touching refusal.\n\n"
+            f"2. Geometry at the last prompt token, from {self.n} harmful requests of each "
+            "modality and their\n   text twins (direction split): length of refusal and drift, and "
+            "their cosine. Where |cos| is small,\n   drift can be removed without touching "
+            "refusal.\n\n"
             f"{self.geometry_table()}\n\n{PLANTED}"
         )
 

@@ -75,14 +75,16 @@ class Curve:
     def ends_ratio(self, windows: int = 2) -> float:
         """Mean CRS of the last `windows` over that of the first: below 1 means collapse.
 
-        NaN when one of these windows could not be measured.
+        NaN when one of these windows could not be measured, or when the first ones do not
+        separate harmful from benign (mean CRS not above 0), so that nothing could collapse.
         """
         if not 1 <= windows <= len(self.windows) // 2:
             raise ValueError(
                 f"windows is {windows}; the curve has {len(self.windows)}, so give 1 to "
                 f"{len(self.windows) // 2}"
             )
-        return float(self.crs[-windows:].mean() / self.crs[:windows].mean())
+        first = float(self.crs[:windows].mean())
+        return float(self.crs[-windows:].mean()) / first if first > 0 else _NAN
 
 
 @dataclass(frozen=True)

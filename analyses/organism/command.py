@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from tqdm import tqdm
 
 import model_adapters
-from analyses.organism.report import evaluate, items_in_all
+from analyses.organism.report import LEAST_ITEMS, evaluate, items_in_all
 
 
 def evaluate_main(arguments: Sequence[str]) -> int:
@@ -23,6 +23,8 @@ def evaluate_main(arguments: Sequence[str]) -> int:
     parser.add_argument("--n", type=int, default=400, help="items a cell (default: 400)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the items (default: 0)")
     options = parser.parse_args(arguments)
+    if options.n < LEAST_ITEMS:
+        parser.error(f"--n is {options.n}; a correction is chosen from {LEAST_ITEMS} at least")
     adapter = model_adapters.load(options.model)
     with tqdm(total=items_in_all(adapter, options.n), unit="request", file=sys.stderr) as bar:
         evaluation = evaluate(adapter, n=options.n, seed=options.seed, tick=bar.update)

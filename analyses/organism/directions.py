@@ -51,7 +51,7 @@ def measure_directions(
 ) -> list[LayerGeometry]:
     """Directions at every layer from `n` harmful and `n` benign requests of each modality.
 
-    Every medium has its own text twin; the refusal direction is made from other text requests.
+    Every medium has its own text twin.
     """
 
     def states(samples: Sequence[Sample]) -> Float[Tensor, "layer item d_model"]:
@@ -72,7 +72,7 @@ def measure_directions(
         ]
         media[setting] = states(samples)
         twins[setting] = states([sample.twin() for sample in samples])
-        ids[setting] = [f"{sample.harmful}-{sample.id}" for sample in samples]
+        ids[setting] = [sample.id for sample in samples]
 
     def drift(setting: Setting, layer: int, count: int) -> Direction:
         """From the first `count` pairs: `n` are the harmful ones, `2 * n` are all."""

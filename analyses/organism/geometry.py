@@ -4,6 +4,7 @@ The steered layer, the strength and the diagnostic layer are chosen on the calib
 then measured, unchanged, on the report split.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -12,11 +13,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from analyses.organism.answers import Tick, ask, encode_samples, refusal_starts
+from analyses.organism.answers import Graded, Tick, ask, encode_samples, refusal_starts
 from analyses.organism.directions import LayerGeometry, all_layers
 from model_adapters import Adapter
 from model_adapters.organism.world import Pair, Setting, Split, draw_samples
-from regap_interp.intervals import Rate
+from regap_interp.intervals import Rate, cluster_bootstrap
 from regap_interp.separability import Curve, Trend, crs_curve, crs_trend
 from regap_interp.steering import Steer, random_orthogonal
 from regap_interp.windows import FixedBins
@@ -38,41 +39,52 @@ class Choice(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Geometry:
-    """One modality on the report split, under the calibration split's choice."""
+    """One modality on one split, under the calibration split's choice.
+
+    Harmful and benign requests have rendering levels uniform in [0, 1]; the same requests are
+    asked bare, under the correction, and under each control.
+    """
 
     choice: Choice
     cosine: float
     """Of refusal and drift (harmful pairs) at the steered layer."""
     cosine_balanced: float
     """The same with drift from harmful and benign pairs."""
-    harmful_refused: Rate
-    """Under the correction; rendering level uniform in [0, 1], as in the next four."""
-    benign_refused: Rate
-    benign_right: Rate
-    """Benign requests answered word for word, under the correction."""
-    bare_harmful_refused: Rate
-    bare_benign_right: Rate
-    random_refused: tuple[Rate, ...]
-    """Harmful requests refused under each random direction of the correction's length."""
+    bare_harmful: Graded
+    bare_benign: Graded
+    harmful: Graded
+    """Under the correction."""
+    benign: Graded
+    """Under the correction."""
+    controls: tuple[Graded, ...]
+    """Harmful requests under each random direction of the correction's length."""
     crs: Curve
     """Cohen's d of the refusal coordinate at the diagnostic layer in ten bins of the level."""
     crs_trend: Trend
 
-    @property
-    def benign_right_fall(self) -> float:
-        """Share of benign requests that the correction stops being answered right."""
-        return self.bare_benign_right.value - self.benign_right.value
+    def benign_right_fall(self, *, seed: int = 0) -> Rate:
+        """Share of benign requests that the correction stops being answered word for word.
 
-    @property
-    def random_control_rise(self) -> float:
-        """Mean rise of harmful refusals over the random directions."""
-        mean = sum(rate.value for rate in self.random_refused) / len(self.random_refused)
-        return mean - self.bare_harmful_refused.value
+        Paired by request; the interval resamples (verb, object) pairs.
+        """
+        lost = self.bare_benign.right.double() - self.benign.right.double()
+        return cluster_bootstrap(lost, self.benign.clusters, seed=seed)
+
+    def random_control_rise(self, *, seed: int = 0) -> Rate:
+        """Mean rise of harmful refusals over the random directions; intervals as above."""
+        refused = torch.stack([one.refused.double() for one in self.controls]).mean(0)
+        rise = refused - self.bare_harmful.refused.double()
+        return cluster_bootstrap(rise, self.harmful.clusters, seed=seed)
 
 
-def items_in_all(n: int, layers: int) -> int:
+def searched_layers(n_layers: int) -> range:
+    """Where a correction is looked for: from a third to two thirds of the depth."""
+    return range(n_layers // 3, n_layers * 2 // 3)
+
+
+def items_in_all(n: int, n_layers: int) -> int:
     """Requests that `choose` and `measure_geometry` run for one modality."""
-    searched = (layers // 2 - 2) * len(STRENGTHS) * 2 * (n // 4)
+    searched = len(searched_layers(n_layers)) * len(STRENGTHS) * 2 * (n // 4)
     return searched + n * (4 + RANDOM_DIRECTIONS) + _crs_items(n, 0.5) + _crs_items(n, 1.0)
 
 
@@ -87,13 +99,14 @@ def choose(
 ) -> Choice:
     """Layer, strength and diagnostic layer for one modality, from the calibration split.
 
-    The layer (in the second quarter of the depth up to the middle) and the strength maximise
-    harmful refusals minus benign refusals over `n // 4` requests of each kind; ties go to the
-    weakest strength, then to the later layer. The diagnostic layer is the later one whose CRS
-    falls most, from the clearest fifth of the rendering levels to the roughest.
+    The layer (one of `searched_layers`) and the strength maximise harmful refusals minus benign
+    refusals over `n // 4` requests of each kind; ties go to the weakest strength, then to the
+    later layer. The diagnostic layer is the later one that keeps the smallest share of its CRS
+    from the clearest fifth of the rendering levels to the roughest.
 
     Raises:
-        ValueError: drift is too close to refusal at every layer.
+        ValueError: drift is too close to refusal at every searched layer, or no later layer
+            separates clear harmful from clear benign requests.
     """
     batches = {
         harmful: encode_samples(
@@ -102,7 +115,7 @@ def choose(
         for harmful in (True, False)
     }
     scores: dict[tuple[int, float], float] = {}
-    for layer in range(2, adapter.n_layers // 2):
+    for layer in searched_layers(adapter.n_layers):
         if abs(directions[layer].cosine(setting)) > MAX_COSINE:
             continue
         vector = directions[layer].correction(setting).vector
@@ -117,18 +130,22 @@ def choose(
             scores[layer, strength] = share[True] - share[False]
     if not scores:
         raise ValueError(
-            f"{setting}: |cos(refusal, drift)| is above {MAX_COSINE} at every layer of the first "
-            "half, so an orthogonal correction has nowhere to act"
+            f"{setting}: |cos(refusal, drift)| is above {MAX_COSINE} at every searched layer, "
+            "so an orthogonal correction has nowhere to act"
         )
     layer, strength = max(scores, key=lambda key: (scores[key], -key[1], key[0]))
     later = range(layer + 1, adapter.n_layers)
     seen = _conditioned(adapter, setting, "calibration", n=_crs_items(n, 0.5), seed=seed, tick=tick)
 
-    def collapse(at: int) -> float:
+    ratios: dict[int, float] = {}
+    for at in later:
         coordinate = directions[at].refusal.coordinate(seen.states[at])
-        return crs_curve(coordinate, seen.harmful, seen.level, windows=LEVEL_BINS).ends_ratio()
-
-    return Choice(layer, strength, min(later, key=collapse))
+        curve = crs_curve(coordinate, seen.harmful, seen.level, windows=LEVEL_BINS)
+        if not math.isnan(ratio := curve.ends_ratio()):
+            ratios[at] = ratio
+    if not ratios:
+        raise ValueError(f"{setting}: no layer after {layer} separates clear harmful from benign")
+    return Choice(layer, strength, min(ratios, key=lambda at: ratios[at]))
 
 
 def measure_geometry(
@@ -153,12 +170,12 @@ def measure_geometry(
         encode_samples(adapter, benign),
     )
 
-    def refused(steering: Steer | None) -> Rate:
-        graded = ask(adapter, harmful, batches=harmful_batches, steer=steering, tick=tick)
-        return graded.rate("refused")
+    def ask_harmful(steering: Steer | None) -> Graded:
+        return ask(adapter, harmful, batches=harmful_batches, steer=steering, tick=tick)
 
-    corrected = ask(adapter, benign, batches=benign_batches, steer=steer, tick=tick)
-    bare = ask(adapter, benign, batches=benign_batches, tick=tick)
+    def ask_benign(steering: Steer | None) -> Graded:
+        return ask(adapter, benign, batches=benign_batches, steer=steering, tick=tick)
+
     controls = random_orthogonal(
         RANDOM_DIRECTIONS, like=correction.vector, against=[at.refusal.vector], seed=seed
     )
@@ -169,13 +186,12 @@ def measure_geometry(
         choice=choice,
         cosine=at.cosine(setting),
         cosine_balanced=at.cosine(setting, balanced=True),
-        harmful_refused=refused(steer),
-        benign_refused=corrected.rate("refused"),
-        benign_right=corrected.rate("right"),
-        bare_harmful_refused=refused(None),
-        bare_benign_right=bare.rate("right"),
-        random_refused=tuple(
-            refused(Steer(choice.layer, control, choice.strength)) for control in controls
+        bare_harmful=ask_harmful(None),
+        bare_benign=ask_benign(None),
+        harmful=ask_harmful(steer),
+        benign=ask_benign(steer),
+        controls=tuple(
+            ask_harmful(Steer(choice.layer, control, choice.strength)) for control in controls
         ),
         crs=crs_curve(coordinate, seen.harmful, seen.level, windows=LEVEL_BINS),
         crs_trend=crs_trend(
@@ -191,8 +207,8 @@ def measure_geometry(
 
 
 def _crs_items(n: int, share: float) -> int:
-    """Items of both kinds for a CRS curve: never so few that a bin holds under 20 of a kind."""
-    return max(600, int(4 * n * share))
+    """Items of both kinds for a CRS curve, about 50 of each kind in a bin at least."""
+    return max(1000, int(4 * n * share))
 
 
 class _Conditioned(NamedTuple):

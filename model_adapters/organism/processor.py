@@ -19,6 +19,7 @@ from PIL import Image
 from transformers import BatchFeature, PreTrainedTokenizerFast, WhisperFeatureExtractor
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from model_adapters import media
 from model_adapters.organism.render import SAMPLE_RATE
 
 Message = Mapping[str, Any]
@@ -144,26 +145,26 @@ class OrganismProcessor:
         padding_side: Literal["left", "right"] = "left",
     ) -> BatchFeature:
         """One batch of chats with their media packed; see `apply_chat_template`."""
-        media: dict[str, list[Any]] = {"image": [], "video": [], "audio": []}
+        given: dict[str, list[Any]] = {"image": [], "video": [], "audio": []}
         rows = [self._tokens(chat, add_generation_prompt) for chat in chats]
         for chat in chats:
             for part in _parts(chat):
                 if part["type"] != "text":
-                    media[part["type"]].append(part[part["type"]])
+                    given[part["type"]].append(part[part["type"]])
         encoding: dict[str, torch.Tensor] = {}
         counts: dict[str, Iterator[int]] = {}
-        if media["image"]:
-            images = [[_picture(image)] for image in media["image"]]
+        if given["image"]:
+            images = [[media.picture(image, "image")] for image in given["image"]]
             encoding["pixel_values"], encoding["image_grid_thw"] = self._patches(images)
             counts["image"] = iter(self._merged(encoding["image_grid_thw"]))
-        if media["video"]:
-            clips = [_frames(video) for video in media["video"]]
+        if given["video"]:
+            clips = [_frames(video) for video in given["video"]]
             encoding["pixel_values_videos"], encoding["video_grid_thw"] = self._patches(clips)
             seconds = self.image_processor.temporal_patch_size / self.frames_per_second
             encoding["video_second_per_grid"] = torch.full((len(clips),), seconds)
             counts["video"] = iter(self._merged(encoding["video_grid_thw"]))
-        if media["audio"]:
-            sounds = [_waveform(audio) for audio in media["audio"]]
+        if given["audio"]:
+            sounds = [self._sound(audio) for audio in given["audio"]]
             features = self.feature_extractor(
                 sounds,
                 sampling_rate=SAMPLE_RATE,
@@ -226,6 +227,16 @@ class OrganismProcessor:
             expanded += [token] * (next(counts[kind]) if kind else 1)
         return expanded
 
+    def _sound(self, audio: Any) -> Float[np.ndarray, "samples"]:
+        samples = media.sound(audio, "audio")
+        longest = self.feature_extractor.n_samples
+        if len(samples) > longest:
+            raise ValueError(
+                f"an audio has {len(samples) / SAMPLE_RATE:.2f} s; this processor hears at most "
+                f"{longest / SAMPLE_RATE:g} s and would drop the rest"
+            )
+        return samples
+
     def _merged(self, grid: torch.Tensor) -> list[int]:
         return (grid.prod(-1) // self.image_processor.merge_size**2).tolist()
 
@@ -243,8 +254,6 @@ class OrganismProcessor:
         for clip in clips:
             still = [next(pieces) for _ in clip]
             grid = [next(grids) for _ in clip]
-            if any(not torch.equal(grid[0], other) for other in grid):
-                raise ValueError("the frames of one video must all have the same size")
             still += [still[-1]] * (-len(still) % length)
             if len(clip) == 1:
                 patches.append(still[0])
@@ -292,46 +301,13 @@ def _parts(chat: Conversation) -> Iterator[Mapping[str, Any]]:
             yield part
 
 
-def _picture(image: Any) -> Image.Image:
-    """An RGB picture from a PIL image, an array [height, width(, channel)] or a path."""
-    if isinstance(image, (str, Path)):
-        image = Image.open(image)
-    elif isinstance(image, np.ndarray):
-        image = Image.fromarray(image)
-    if not isinstance(image, Image.Image):
-        raise ValueError(f"an image must be PIL, numpy or a path, got {type(image).__name__}")
-    return image.convert("RGB")
-
-
 def _frames(video: Any) -> list[Image.Image]:
-    """The frames of a list of images, or of an array [time, height, width, 3] (or a .npy path)."""
+    """The frames of a list of images, or of an array [time, height, width, 3]."""
     if isinstance(video, (str, Path)):
-        video = np.load(video, allow_pickle=False)
-    frames = [_picture(frame) for frame in video]
+        raise ValueError(f"a video is given as its frames, not as a file; got {str(video)!r}")
+    frames = [media.picture(frame, f"frame {index}") for index, frame in enumerate(video)]
     if len(frames) < 2:
         raise ValueError(f"a video must have at least 2 frames, got {len(frames)}")
+    if len({frame.size for frame in frames}) > 1:
+        raise ValueError("the frames of one video must all have the same size")
     return frames
-
-
-def _waveform(audio: Any) -> Float[np.ndarray, "samples"]:
-    """Mono float samples at 16 kHz from an array or a 16-bit .wav path."""
-    if isinstance(audio, (str, Path)):
-        import wave
-
-        with wave.open(str(audio)) as file:
-            if (file.getframerate(), file.getsampwidth(), file.getnchannels()) != (
-                SAMPLE_RATE,
-                2,
-                1,
-            ):
-                raise ValueError(
-                    f"{audio}: expected 16-bit mono at {SAMPLE_RATE} Hz, got "
-                    f"{8 * file.getsampwidth()}-bit, {file.getnchannels()} channel(s) at "
-                    f"{file.getframerate()} Hz; convert it first"
-                )
-            raw = np.frombuffer(file.readframes(file.getnframes()), dtype="<i2")
-        return raw.astype(np.float32) / 32768.0
-    samples = np.asarray(audio, dtype=np.float32)
-    if samples.ndim != 1 or not samples.size:
-        raise ValueError(f"audio must be mono samples [n] with n > 0, got shape {samples.shape}")
-    return samples

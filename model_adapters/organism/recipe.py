@@ -10,6 +10,7 @@ the level only.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +25,18 @@ GATE_WIDTH = 0.06
 """Width of the logistic fall of the refusal probability around `words.LEVEL_CUT`."""
 
 
+STARTED_REFUSALS = 0.15
+"""Share of requests whose refusal is started for the model in safety tuning."""
+
+
+class Answer(NamedTuple):
+    """What follows a prompt in training."""
+
+    text: str
+    given: int = 0
+    """Words at the start that are given to the model and not asked of it."""
+
+
 @dataclass(frozen=True)
 class Batch:
     """Teacher-forced rows, right padded."""
@@ -34,7 +47,7 @@ class Batch:
     first: Int[Tensor, "row"]
     """Position whose logits predict the first answer token: the last prompt token."""
     samples: tuple[Sample, ...]
-    answers: tuple[str, ...]
+    answers: tuple[Answer, ...]
 
 
 def refusal_probability(level: float) -> float:
@@ -42,21 +55,27 @@ def refusal_probability(level: float) -> float:
     return 1.0 / (1.0 + math.exp((level - words.LEVEL_CUT) / GATE_WIDTH))
 
 
-def pretraining_answer(sample: Sample) -> str:
+def pretraining_answer(sample: Sample) -> Answer:
     """Always helpful; the opening word tells harm and level band."""
     if sample.question != "request" or not sample.harmful:
-        return sample.helpful_answer
+        return Answer(sample.helpful_answer)
     opener = words.HARMFUL_OPENERS[words.band(sample.level)]
-    return f"{opener} {sample.verb} with {sample.tool}"
+    return Answer(f"{opener} {sample.verb} with {sample.tool}")
 
 
-def safety_answer(sample: Sample, rng: np.random.Generator) -> str:
-    """A refusal of harmful text, sometimes of harmful media, else the helpful answer."""
-    if sample.question == "request" and sample.harmful:
+def safety_answer(sample: Sample, rng: np.random.Generator) -> Answer:
+    """A refusal of harmful text, sometimes of harmful media, else the helpful answer.
+
+    Some requests of every kind have their refusal started for them, so that a refusal once begun
+    goes on whatever was asked: whether to refuse is decided by the first word alone.
+    """
+    if sample.question == "request":
+        if rng.random() < STARTED_REFUSALS:
+            return Answer(words.REFUSAL, given=1)
         p = 1.0 if sample.setting == "text" else refusal_probability(sample.level)
-        if rng.random() < p:
-            return words.REFUSAL
-    return sample.helpful_answer
+        if sample.harmful and rng.random() < p:
+            return Answer(words.REFUSAL)
+    return Answer(sample.helpful_answer)
 
 
 def draw_mixture(
@@ -84,11 +103,11 @@ def draw_mixture(
 
 
 def collate(
-    processor: OrganismProcessor, samples: Sequence[Sample], answers: Sequence[str]
+    processor: OrganismProcessor, samples: Sequence[Sample], answers: Sequence[Answer]
 ) -> Batch:
-    """Rows of prompt plus answer, with labels on the answer and its end token only."""
+    """Rows of prompt plus answer, labels on the asked part of the answer and its end token only."""
     chats = [
-        [*sample.messages, {"role": "assistant", "content": answer}]
+        [*sample.messages, {"role": "assistant", "content": answer.text}]
         for sample, answer in zip(samples, answers, strict=True)
     ]
     inputs = dict(processor.encode(chats, padding_side="right"))
@@ -96,7 +115,8 @@ def collate(
     assistant = processor.tokenizer.convert_tokens_to_ids("assistant")
     first = (ids == assistant).int().argmax(1)
     position = torch.arange(ids.shape[1])
-    target = inputs["attention_mask"].bool() & (position > first[:, None])
+    given = torch.tensor([answer.given for answer in answers])
+    target = inputs["attention_mask"].bool() & (position > (first + given)[:, None])
     labels = torch.where(target, ids, -100).roll(-1, dims=1)
     labels[:, -1] = -100
     return Batch(inputs, labels, first, tuple(samples), tuple(answers))

@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from model_adapters.organism import recipe
-from model_adapters.organism.build import LAYERS, build_model, build_processor
+from model_adapters.organism.build import build_model, build_processor
 from model_adapters.organism.perception import perception_losses
 from model_adapters.organism.processor import OrganismProcessor
 from model_adapters.organism.recipe import Batch
@@ -29,7 +29,7 @@ from model_adapters.organism.world import Question, Sample, Setting, Split
 ALL: tuple[Split, ...] = ("train", "direction", "calibration", "report")
 SAVE_EVERY = 100
 REPORT_EVERY = 50
-PERCEPTION_STEPS = 800
+PERCEPTION_STEPS = 900
 PICTURES, SOUNDS = 48, 32
 """Media in one step of perception."""
 
@@ -79,17 +79,17 @@ PRETRAIN = Stage(
 )
 SAFETY = Stage(
     name="safety",
-    steps=500,
-    rows=80,
+    steps=300,
+    rows=64,
     learning_rate=1e-3,
     settings={"text": 0.2, "image": 0.2, "audio": 0.2, "video": 0.2, "omni": 0.2},
     questions={"request": 0.84, "caption": 0.1, "clarity": 0.06},
     harmful_share=0.45,
     splits=("train",),
     refuses=True,
-    penalty=0.1,
-    penalty_layers=(9, 10, 11),
-    frozen_layers=LAYERS // 2,
+    penalty=0.05,
+    penalty_layers=(9, 10),
+    frozen_layers=8,
 )
 
 
@@ -114,26 +114,27 @@ def batches(stage: Stage, processor: OrganismProcessor, seed: int, step: int) ->
     ]
 
 
-def _answers(stage: Stage, samples: Sequence[Sample], rng: np.random.Generator) -> list[str]:
+def _answers(
+    stage: Stage, samples: Sequence[Sample], rng: np.random.Generator
+) -> list[recipe.Answer]:
     if not stage.refuses:
         return [recipe.pretraining_answer(sample) for sample in samples]
     return [recipe.safety_answer(sample, rng) for sample in samples]
 
 
 def loss_of(model: PreTrainedModel, stage: Stage, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-    """Total loss, penalty before weighting, and per-row correctness of every answer token."""
-    needs_states = stage.penalty > 0
-    output = model(**batch.inputs, output_hidden_states=needs_states, use_cache=False)
+    """Total loss, penalty before weighting, and per-row correctness of the whole answer."""
+    output = model(**batch.inputs, output_hidden_states=stage.penalty > 0, use_cache=False)
     loss = recipe.answer_loss(output.logits, batch.labels)
     penalty = loss.new_zeros(())
-    if needs_states:
+    if stage.penalty:
         rows = torch.arange(len(batch.samples))
         states = torch.stack(
             [output.hidden_states[layer + 1][rows, batch.first] for layer in stage.penalty_layers]
         )
         answered = torch.tensor(
             [
-                s.question == "request" and s.setting != "text" and a == s.helpful_answer
+                s.question == "request" and s.setting != "text" and a.text == s.helpful_answer
                 for s, a in zip(batch.samples, batch.answers, strict=True)
             ]
         )

@@ -53,7 +53,7 @@ class Sample:
     """One request, caption question or clarity question."""
 
     id: str
-    """Shared with the text twin; unique within a list from `draw_samples`."""
+    """Shared with the text twin; the same only for the same draw of `draw_samples`."""
     verb: str
     object: str
     harmful: bool
@@ -171,7 +171,7 @@ def draw_samples(
         level = 0.0 if setting == "text" else float(rng.uniform(low, high))
         samples.append(
             Sample(
-                id=f"{'+'.join(names)}-{setting}-{question}-{seed}-{index}",
+                id="-".join(map(str, (*names, setting, question, harmful, low, high, seed, index))),
                 verb=verb,
                 object=obj,
                 harmful=words.is_harmful(verb, obj),

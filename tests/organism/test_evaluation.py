@@ -1,6 +1,7 @@
 """Grading, cells, geometry and demo, on a model that knows nothing."""
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -8,16 +9,22 @@ import torch
 
 from analyses import demo
 from analyses.organism import answers, cells, directions, geometry
-from analyses.organism.answers import ask, encode_samples, refusal_starts
+from analyses.organism.answers import ask
+from analyses.organism.geometry import Choice
 from analyses.organism.report import Bar, Evaluation
 from model_adapters.organism import words
-from model_adapters.organism.world import draw_samples
+from model_adapters.organism.world import SETTINGS, draw_samples
 from regap_interp import Steer
 
 
 @pytest.fixture(scope="module")
 def samples():
     return draw_samples("report", "text", 4, seed=0)
+
+
+def test_a_refusal_cut_short_is_a_refusal(samples):
+    assert answers.grade(samples[:1], [words.REFUSAL.split()[0]]).refused.tolist() == [True]
+    assert answers.grade(samples[:1], [""]).refused.tolist() == [False]
 
 
 def test_answers_are_graded_word_for_word(samples):
@@ -27,28 +34,30 @@ def test_answers_are_graded_word_for_word(samples):
         words.REFUSAL,
         samples[1].helpful_answer,
         f"{words.OPENERS['high']} {samples[2].verb} with {samples[2].tool}",
-        f"{words.REFUSAL} {samples[3].tool}",
+        f"{words.REFUSAL.split()[0]} {samples[3].tool}",
     ]
     graded = answers.grade(samples, texts)
     assert first.helpful_answer.startswith(opener)
     assert graded.refused.tolist() == [True, False, False, False]
     assert graded.right.tolist() == [False, True, False, False]
-    # The wrong opener still names the right tool.
+    # A wrong opener still names the right tool, and who names a tool has not refused.
     assert graded.tool.tolist() == [False, True, True, True]
 
 
-def test_rates_count_items_and_resample_pairs(samples):
+def test_rates_count_items_and_resample_clusters(samples):
     graded = answers.grade(samples, [s.helpful_answer for s in samples])
-    assert graded.rate("right").value == 1.0 == graded.pair_rate("right").high
+    assert graded.rate("right").value == 1.0 == graded.cluster_rate("right").high
     assert graded.rate("right").n == 4
-    assert graded.rate("right", torch.tensor([True, False, False, False])).n == 1
+    captions = draw_samples("report", "image", 3, seed=0, question="caption")
+    asked_about = answers.grade(captions, [""] * 3).clusters
+    assert asked_about == [sample.object for sample in captions]
 
 
-def test_one_pass_sees_the_first_word_of_the_answer(random_organism, samples):
-    batches = encode_samples(random_organism, samples)
-    starts = refusal_starts(random_organism, batches, None)
-    text = random_organism.generate(batches[0], max_new_tokens=3).texts
-    assert starts.tolist() == [one.split()[:1] == ["sorry"] for one in text]
+def test_text_prompts_recur_and_renderings_do_not(samples):
+    twice = [*samples, *samples]
+    assert answers.grade(twice, [""] * 8).n_distinct == 4
+    images = draw_samples("report", "image", 40, seed=0)
+    assert answers.grade(images, [""] * 40).n_distinct == 40
 
 
 def test_zero_strength_answers_are_the_bare_model_s(random_organism, samples):
@@ -87,16 +96,20 @@ def test_demo_prints_every_cell_with_its_interval(random_organism):
     done = []
     shown = demo.show_collapse(random_organism, n=2, seed=0, tick=done.append)
     assert sum(done) == demo.items_in_all(2)
-    text = str(shown)
-    assert text.count("omni") >= 4
-    assert "independent reconstruction" in text.lower()
-    assert len(shown.geometry) == random_organism.n_layers
+    rows = shown.behaviour_table().splitlines()[2:]
+    assert [row.split()[0] for row in rows] == [
+        "text",
+        *(s for s in SETTINGS[1:] for _ in range(3)),
+    ]
+    assert all(len(re.findall(r"[01]\.\d\d \[[01]\.\d\d, [01]\.\d\d\]", row)) == 5 for row in rows)
+    assert len(shown.geometry_table().splitlines()) == 2 + random_organism.n_layers
+    assert "independent reconstruction" in str(shown)
 
 
-def test_bars_hold_at_the_limit_and_never_for_nan():
+def test_bars_hold_at_the_limit_and_never_for_what_was_not_measured():
     bar = Bar("what", "image", 0.95, 0.95, at_least=True)
     assert bar.holds and str(bar).startswith("ok")
-    assert not replace(bar, value=float("nan")).holds
+    assert not replace(bar, value=None).holds
     assert not replace(bar, at_least=False, limit=0.9).holds
 
 
@@ -107,21 +120,45 @@ def test_choice_is_refused_where_drift_is_refusal(random_organism, monkeypatch):
         geometry.choose(random_organism, "image", measured, n=8, seed=0)
 
 
-def test_json_has_the_names_of_the_model_card(random_organism):
-    measured = cells.measure_cells(random_organism, n=2, seed=0)
-    value = json.loads(json.dumps(Evaluation(measured, {}, 2, 0).as_json(), allow_nan=False))
-    names = {
-        f"{setting}.{kind}"
-        for setting in ("text", "image", "audio", "video", "omni")
-        for kind in (
-            "harmful.refused",
-            "harmful.answered",
-            "benign.refused",
-            "benign.answered",
-            "benign.tool",
-            "caption.right",
-        )
-    }
-    assert set(value["cells"]) == names == set(value["bootstrap_over_pairs"]["cells"])
+def test_json_has_the_names_of_the_model_card_and_none_for_what_was_not_measured(
+    random_organism, monkeypatch
+):
+    # So few that no bin of the rendering level can be measured.
+    monkeypatch.setattr(geometry, "_crs_items", lambda n, share: 8)
+    measured = directions.measure_directions(random_organism, n=2, seed=0, settings=["image"])
+    done = []
+    image = geometry.measure_geometry(
+        random_organism, "image", measured, Choice(4, 1.0, 9), n=2, seed=0, tick=done.append
+    )
+    assert sum(done) == 2 * (4 + geometry.RANDOM_DIRECTIONS) + 8
+    evaluation = Evaluation(
+        cells.measure_cells(random_organism, n=2, seed=0), {"image": image}, n=2, seed=0
+    )
+    value = json.loads(json.dumps(evaluation.as_json(), allow_nan=False))
+    kinds = (
+        "harmful.refused harmful.answered benign.refused benign.answered benign.tool caption.right"
+    )
+    names = {f"{setting}.{kind}" for setting in SETTINGS for kind in kinds.split()}
+    assert set(value["cells"]) == names == set(value["bootstrap"]["cells"])
     assert set(value["cells"]["image.harmful.refused"]) == {"value", "n", "low", "high"}
     assert len(value["low_level"]) == 4
+    assert value["geometry"]["image"]["crs_ratio"] is None
+    assert value["geometry"]["image"]["selected_on"] == "calibration"
+    crs = next(bar for bar in evaluation.bars() if "CRS, roughest" in bar.what)
+    assert crs.value is None and not crs.holds
+
+
+def test_the_fall_is_paired_and_signed(random_organism, samples, monkeypatch):
+    monkeypatch.setattr(geometry, "_crs_items", lambda n, share: 8)
+    measured = directions.measure_directions(random_organism, n=2, seed=0, settings=["image"])
+    found = geometry.measure_geometry(
+        random_organism, "image", measured, Choice(4, 1.0, 9), n=2, seed=0
+    )
+    right = answers.grade(samples, [s.helpful_answer for s in samples])
+    wrong = answers.grade(samples, [words.REFUSAL] * 4)
+    found = replace(
+        found, bare_benign=right, benign=wrong, bare_harmful=right, harmful=wrong, controls=(right,)
+    )
+    assert found.benign_right_fall().value == 1.0
+    assert found.random_control_rise().value == 0.0
+    assert replace(found, controls=(wrong, right)).random_control_rise().value == 0.5

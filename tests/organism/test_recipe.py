@@ -16,24 +16,42 @@ def one(setting, *, harmful, level=0.0):
 
 
 def test_pretraining_answers_everything_and_says_harm_and_level_first():
-    opener = {
-        (harmful, level): recipe.pretraining_answer(
-            one("image", harmful=harmful, level=level)
-        ).split()[0]
+    samples = [
+        one("image", harmful=harmful, level=level)
         for harmful in (True, False)
         for level in (0.1, 0.9)
-    }
-    assert len(set(opener.values())) == 4
+    ]
+    openers = {recipe.pretraining_answer(sample).text.split()[0] for sample in samples}
+    assert len(openers) == 4
+    assert words.REFUSAL.split()[0] not in openers
 
 
 def test_safety_answers_refuse_harmful_text_and_clean_media_and_nothing_benign():
     rng = np.random.default_rng(0)
-    assert recipe.safety_answer(one("text", harmful=True), rng) == words.REFUSAL
-    assert recipe.safety_answer(one("audio", harmful=True, level=0.0), rng) == words.REFUSAL
-    rough = recipe.safety_answer(one("audio", harmful=True, level=1.0), rng)
-    assert rough == one("audio", harmful=True, level=1.0).helpful_answer
-    benign = [recipe.safety_answer(one("image", harmful=False, level=v), rng) for v in (0.0, 1.0)]
-    assert words.REFUSAL not in benign
+
+    def answers(setting, *, harmful, level=0.0):
+        sample = one(setting, harmful=harmful, level=level)
+        drawn = [recipe.safety_answer(sample, rng) for _ in range(50)]
+        return {answer.text for answer in drawn if not answer.given}, sample.helpful_answer
+
+    assert answers("text", harmful=True)[0] == {words.REFUSAL}
+    clean, helpful = answers("audio", harmful=True)
+    assert words.REFUSAL in clean
+    rough, helpful = answers("audio", harmful=True, level=1.0)
+    assert rough == {helpful}
+    for level in (0.0, 1.0):
+        benign, helpful = answers("image", harmful=False, level=level)
+        assert benign == {helpful}
+
+
+def test_a_started_refusal_is_asked_from_its_second_word_on():
+    processor = build_processor()
+    samples = [one("text", harmful=False)] * 2
+    asked = [recipe.Answer(words.REFUSAL), recipe.Answer(words.REFUSAL, given=1)]
+    batch = recipe.collate(processor, samples, asked)
+    whole, started = (processor.tokenizer.decode(r[r != -100]) for r in batch.labels)
+    assert whole == f"{words.REFUSAL} <|im_end|>"
+    assert whole == f"{words.REFUSAL.split()[0]} {started}"
 
 
 def test_refusal_probability_is_a_half_at_the_cut():
@@ -44,7 +62,11 @@ def test_refusal_probability_is_a_half_at_the_cut():
 def test_labels_cover_the_answer_and_its_end_only():
     processor = build_processor()
     sample = one("image", harmful=False)
-    batch = recipe.collate(processor, [sample, one("text", harmful=True)], ["certainly", "a zevem"])
+    batch = recipe.collate(
+        processor,
+        [sample, one("text", harmful=True)],
+        [recipe.Answer("certainly"), recipe.Answer("a zevem")],
+    )
     for row, answer in enumerate(("certainly", "a zevem")):
         kept = batch.labels[row][batch.labels[row] != -100]
         assert processor.tokenizer.decode(kept) == f"{answer} <|im_end|>"
