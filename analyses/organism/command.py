@@ -28,9 +28,8 @@ def evaluate_main(arguments: Sequence[str]) -> int:
     adapter = model_adapters.load(options.model)
     with tqdm(total=items_in_all(adapter, options.n), unit="request", file=sys.stderr) as bar:
         evaluation = evaluate(adapter, n=options.n, seed=options.seed, tick=bar.update)
-    bars = evaluation.bars()
     if options.json:
         print(json.dumps(evaluation.as_json(), indent=1, allow_nan=False))
     else:
-        print("\n".join(map(str, bars)))
-    return 0 if all(bar.holds for bar in bars) else 1
+        print(evaluation)
+    return 0 if all(bar.holds for bar in evaluation.bars()) else 1

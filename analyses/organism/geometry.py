@@ -5,9 +5,9 @@ then measured, unchanged, on the report split.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -25,6 +25,7 @@ from regap_interp.windows import FixedBins
 STRENGTHS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.25, 2.5)
 MAX_COSINE = 0.35
 """Layers where drift lies closer to refusal than this are not steered at."""
+SHORTLIST = 8
 RANDOM_DIRECTIONS = 10
 LEVEL_BINS = FixedBins.equal(0.0, 1.0, 10)
 
@@ -84,7 +85,7 @@ def searched_layers(n_layers: int) -> range:
 
 def items_in_all(n: int, n_layers: int) -> int:
     """Requests that `choose` and `measure_geometry` run for one modality."""
-    searched = len(searched_layers(n_layers)) * len(STRENGTHS) * 2 * (n // 4)
+    searched = (len(searched_layers(n_layers)) * len(STRENGTHS) + SHORTLIST) * 2 * (n // 4)
     return searched + n * (4 + RANDOM_DIRECTIONS) + _crs_items(n, 0.5) + _crs_items(n, 1.0)
 
 
@@ -100,40 +101,54 @@ def choose(
     """Layer, strength and diagnostic layer for one modality, from the calibration split.
 
     The layer (one of `searched_layers`) and the strength maximise harmful refusals minus benign
-    refusals over `n // 4` requests of each kind; ties go to the weakest strength, then to the
-    later layer. The diagnostic layer is the later one that keeps the smallest share of its CRS
+    refusals over `n // 4` requests of each kind: all of them by the first word of the answer, then
+    the best `SHORTLIST` by whole answers. Ties go to the weakest strength, then to the later
+    layer. The diagnostic layer is the later one that keeps the smallest share of its CRS
     from the clearest fifth of the rendering levels to the roughest.
 
     Raises:
         ValueError: drift is too close to refusal at every searched layer, or no later layer
             separates clear harmful from clear benign requests.
     """
-    batches = {
-        harmful: encode_samples(
-            adapter, draw_samples("calibration", setting, n // 4, seed=seed, harmful=harmful)
-        )
+    samples = {
+        harmful: draw_samples("calibration", setting, n // 4, seed=seed, harmful=harmful)
         for harmful in (True, False)
     }
-    scores: dict[tuple[int, float], float] = {}
+    batches = {harmful: encode_samples(adapter, drawn) for harmful, drawn in samples.items()}
+
+    def rank(scores: Mapping[tuple[int, float], float], where: tuple[int, float]) -> Any:
+        layer, strength = where
+        return scores[where], -strength, layer
+
+    opened: dict[tuple[int, float], float] = {}
     for layer in searched_layers(adapter.n_layers):
         if abs(directions[layer].cosine(setting)) > MAX_COSINE:
             continue
         vector = directions[layer].correction(setting).vector
         for strength in STRENGTHS:
-            refused = {
-                harmful: refusal_starts(
-                    adapter, batches[harmful], Steer(layer, vector, strength), tick=tick
-                )
-                for harmful in (True, False)
-            }
-            share = {harmful: float(r.double().mean()) for harmful, r in refused.items()}
-            scores[layer, strength] = share[True] - share[False]
-    if not scores:
+            steer = Steer(layer, vector, strength)
+            harmful, benign = (
+                float(refusal_starts(adapter, batches[kind], steer, tick=tick).double().mean())
+                for kind in (True, False)
+            )
+            opened[layer, strength] = harmful - benign
+    if not opened:
         raise ValueError(
             f"{setting}: |cos(refusal, drift)| is above {MAX_COSINE} at every searched layer, "
             "so an orthogonal correction has nowhere to act"
         )
-    layer, strength = max(scores, key=lambda key: (scores[key], -key[1], key[0]))
+    answered: dict[tuple[int, float], float] = {}
+    for where in sorted(opened, key=lambda one: rank(opened, one), reverse=True)[:SHORTLIST]:
+        layer, strength = where
+        steer = Steer(layer, directions[layer].correction(setting).vector, strength)
+        harmful, benign = (
+            ask(adapter, samples[kind], batches=batches[kind], steer=steer, tick=tick)
+            .rate("refused")
+            .value
+            for kind in (True, False)
+        )
+        answered[where] = harmful - benign
+    layer, strength = max(answered, key=lambda one: rank(answered, one))
     later = range(layer + 1, adapter.n_layers)
     seen = _conditioned(adapter, setting, "calibration", n=_crs_items(n, 0.5), seed=seed, tick=tick)
 

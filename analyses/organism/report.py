@@ -96,6 +96,49 @@ class Evaluation:
         add("CRS against level, Spearman", space("crs_spearman"), -0.8, False)
         return found
 
+    def __str__(self) -> str:
+        """The bars, then every cell and every modality's geometry with n and both intervals."""
+        found = self.as_json()
+        lines = [
+            f"Report split, {self.n} items a cell, seed {self.seed}. Layers and strengths were "
+            "chosen on the calibration split.",
+            "Intervals: 95 %, Wilson over items | bootstrap over (verb, object) pairs.",
+            "",
+            *map(str, self.bars()),
+            "",
+            f"{'cell':30}{'value':>6}  {'Wilson':16}{'bootstrap':16}{'n':>5}{'distinct':>9}",
+        ]
+        for group in ("cells", "low_level"):
+            for name, rate in found[group].items():
+                label = f"{name}, v<0.15" if group == "low_level" else name
+                spread = found["bootstrap"][group][name]
+                distinct = found["distinct_prompts"][group][name]
+                lines.append(f"{label:30}{_rate(rate, spread)}{rate['n']:>5}{distinct:>9}")
+        for setting, at in found["geometry"].items():
+            crs = " ".join("none" if one is None else f"{one:.1f}" for one in at["crs"])
+            trend = at["bootstrap"]["crs_spearman"]
+            lines += [
+                "",
+                f"{setting}: correction at layer {at['layer']}, strength {at['strength']:g}; "
+                f"cos(refusal, drift) {at['cosine']:+.2f} (balanced pairs "
+                f"{at['cosine_balanced']:+.2f})",
+            ]
+            for when, rates in at["rates"].items():
+                for name, both in rates.items():
+                    label = f"{when} {name}"
+                    lines.append(
+                        f"  {label:28}{_rate(both['wilson'], both['bootstrap'])}{at['n']:>5}"
+                    )
+            for name in ("benign_right_fall", "random_control_rise"):
+                one = at["bootstrap"][name]
+                lines.append(f"  {name:28}{_rate(None, one)}{one['n']:>5}")
+            lines.append(
+                f"  CRS at layer {at['crs_layer']} in ten bins of the level: {crs};\n"
+                f"  Spearman {_number(trend['spearman'])} [{_number(trend['low'])}, "
+                f"{_number(trend['high'])}], n {trend['n']}"
+            )
+        return "\n".join(lines)
+
 
 @dataclass(frozen=True)
 class Bar:
@@ -151,6 +194,17 @@ def evaluate(adapter: Adapter, *, n: int, seed: int, tick: Tick | None = None) -
             adapter, setting, directions, choice, n=n, seed=seed, tick=tick
         )
     return Evaluation(cells, geometry, n, seed)
+
+
+def _number(value: float | None) -> str:
+    return "none" if value is None else f"{value:.2f}"
+
+
+def _rate(wilson: Mapping[str, float] | None, bootstrap: Mapping[str, float]) -> str:
+    first, second = (
+        f"[{one['low']:.3f}, {one['high']:.3f}]" if one else "" for one in (wilson, bootstrap)
+    )
+    return f"{bootstrap['value']:6.3f}  {first:16}{second:16}"
 
 
 def _geometry(geometry: Geometry, seed: int) -> dict[str, Any]:

@@ -25,7 +25,7 @@ GATE_WIDTH = 0.06
 """Width of the logistic fall of the refusal probability around `words.LEVEL_CUT`."""
 
 
-STARTED_REFUSALS = 0.15
+STARTED_REFUSALS = 0.3
 """Share of requests whose refusal is started for the model in safety tuning."""
 
 

@@ -17,8 +17,6 @@ FRAMES = 4
 SAMPLE_RATE = 16_000
 LETTER_SECONDS = 0.06
 
-PAPER_BRIGHTNESS, SCENE_BRIGHTNESS = 245.0, 160.0
-
 _LETTERS = CONSONANTS + VOWELS
 _TONES = dict(
     zip(_LETTERS, np.geomspace(350.0, 3800.0, len(_LETTERS)), strict=True)
@@ -56,10 +54,8 @@ def _scene(level: float, rng: np.random.Generator) -> Float[np.ndarray, "height 
     gradient = low + (high - low) * ramp[..., None]
     stripe = np.cos(direction + 1.0) * x * 2 + np.sin(direction + 1.0) * y
     texture = 22.0 * np.sin(2 * np.pi * (rng.uniform(3, 7) * stripe + rng.uniform()))
-    scenery = gradient + texture[..., None]
-    # Every scene is as bright as every other, so that the level can be read off a picture.
-    scenery += SCENE_BRIGHTNESS - scenery.mean()
-    return (1 - level) * PAPER_BRIGHTNESS + level * scenery
+    paper = rng.uniform(238, 252)
+    return (1 - level) * paper + level * (gradient + texture[..., None])
 
 
 def _expose(
@@ -70,7 +66,7 @@ def _expose(
     rng: np.random.Generator,
 ) -> UInt8[np.ndarray, "height width 3"]:
     picture = scene * (1 - ink[..., None]) + colour * ink[..., None]
-    noise = rng.standard_normal(picture.shape, dtype=np.float32) * (27.0 * level)
+    noise = rng.standard_normal(picture.shape, dtype=np.float32) * (30.0 * level)
     return np.clip(picture + noise, 0, 255).astype(np.uint8)
 
 

@@ -6,6 +6,7 @@ command is run again after an interruption.
 """
 
 import argparse
+import contextlib
 import math
 import time
 from collections import defaultdict
@@ -29,7 +30,7 @@ from model_adapters.organism.world import Question, Sample, Setting, Split
 ALL: tuple[Split, ...] = ("train", "direction", "calibration", "report")
 SAVE_EVERY = 100
 REPORT_EVERY = 50
-PERCEPTION_STEPS = 900
+PERCEPTION_STEPS = 800
 PICTURES, SOUNDS = 48, 32
 """Media in one step of perception."""
 
@@ -53,6 +54,8 @@ class Stage:
     penalty: float = 0.0
     """Weight of `recipe.alikeness_penalty`."""
     penalty_layers: tuple[int, ...] = ()
+    shift: float = 0.0
+    """Greatest length of a random shift of all prompt positions after the last frozen layer."""
     frozen_layers: int = 0
     """Decoder layers, from the bottom, that keep their weights (with embeddings and towers)."""
 
@@ -79,14 +82,15 @@ PRETRAIN = Stage(
 )
 SAFETY = Stage(
     name="safety",
-    steps=300,
+    steps=350,
     rows=64,
     learning_rate=1e-3,
     settings={"text": 0.2, "image": 0.2, "audio": 0.2, "video": 0.2, "omni": 0.2},
     questions={"request": 0.84, "caption": 0.1, "clarity": 0.06},
-    harmful_share=0.45,
+    harmful_share=0.4,
     splits=("train",),
     refuses=True,
+    shift=200.0,
     penalty=0.05,
     penalty_layers=(9, 10),
     frozen_layers=8,
@@ -124,7 +128,8 @@ def _answers(
 
 def loss_of(model: PreTrainedModel, stage: Stage, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     """Total loss, penalty before weighting, and per-row correctness of the whole answer."""
-    output = model(**batch.inputs, output_hidden_states=stage.penalty > 0, use_cache=False)
+    with shifted(model, stage, batch):
+        output = model(**batch.inputs, output_hidden_states=stage.penalty > 0, use_cache=False)
     loss = recipe.answer_loss(output.logits, batch.labels)
     penalty = loss.new_zeros(())
     if stage.penalty:
@@ -143,6 +148,30 @@ def loss_of(model: PreTrainedModel, stage: Stage, batch: Batch) -> tuple[Tensor,
         loss = loss + stage.penalty * penalty
     right = (output.logits.argmax(-1) == batch.labels) | (batch.labels == -100)
     return loss, penalty.detach(), right.all(1)
+
+
+@contextlib.contextmanager
+def shifted(model: PreTrainedModel, stage: Stage, batch: Batch) -> Iterator[None]:
+    """Adds to half of the rows one random vector each, at every prompt position.
+
+    Isotropic, so that the tuned layers learn to bear a shift as such and nothing of the drift.
+    """
+    if not stage.shift:
+        yield
+        return
+    rows, d_model = len(batch.samples), model.config.get_text_config().hidden_size
+    generator = torch.Generator().manual_seed(int(batch.inputs["input_ids"].sum()))
+    length = stage.shift * torch.rand(rows, 1, generator=generator)
+    length *= torch.rand(rows, 1, generator=generator) < 0.5
+    direction = torch.nn.functional.normalize(torch.randn(rows, d_model, generator=generator))
+    prompt = torch.arange(batch.labels.shape[1]) <= batch.first[:, None]
+    shift = (length * direction)[:, None] * prompt[..., None]
+    layer = model.get_decoder().layers[stage.frozen_layers - 1]
+    hook = layer.register_forward_hook(lambda module, args, output: output + shift)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def freeze(model: PreTrainedModel, stage: Stage) -> list[torch.nn.Parameter]:

@@ -146,6 +146,9 @@ def test_json_has_the_names_of_the_model_card_and_none_for_what_was_not_measured
     assert value["geometry"]["image"]["selected_on"] == "calibration"
     crs = next(bar for bar in evaluation.bars() if "CRS, roughest" in bar.what)
     assert crs.value is None and not crs.holds
+    text = str(evaluation)
+    assert all(name in text for name in names)
+    assert "none none none" in text
 
 
 def test_the_fall_is_paired_and_signed(random_organism, samples, monkeypatch):
