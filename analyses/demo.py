@@ -20,9 +20,10 @@ BANDS = ((0.0, 0.15), (0.15, 0.4), (0.4, 1.0))
 
 PLANTED = """\
 Planted by training: harmful media are refused less as the rendering level grows (the gate); an
-answered harmful request looks like a benign one in the last layers; and an answer's first word
-depends on the level, so that too strong a correction costs whole answers but not the tool.
-Measured, not planted: what the mean drift direction is, and its cosine with refusal up to layer 7.
+answered harmful request looks like a benign one in the last layers; an answer's first word depends
+on the level, so that too strong a correction costs whole answers but not the tool; and random
+shifts do little, because the upper layers were tuned under them. Measured, not planted: what the
+mean drift direction is, and its cosine with refusal up to layer 7, below the safety tuning.
 An independent reconstruction of arXiv 2605.18104; no number here is the authors'."""
 
 
@@ -54,7 +55,8 @@ class Demo:
             + "".join(f"{name:<19}" for name in ("refused", "answered (tool)"))
             + "".join(f"{name:<19}" for name in ("refused", "whole answer right", "tool right"))
         )
-        return "\n".join([header, *(_row(one) for one in self.behaviour)])
+        lines = [*header.splitlines(), *(_row(one) for one in self.behaviour)]
+        return "\n".join(line.rstrip() for line in lines)
 
     def geometry_table(self) -> str:
         """Length of refusal and drift, and their cosine, at every layer."""
