@@ -1,0 +1,1 @@
+"""The shipped model organism: a made-up world, its renderer and processor, training, weights."""
