@@ -179,10 +179,6 @@ class OrganismProcessor:
         rows = [self._expand(row, counts) for row in rows]
         return BatchFeature({**self._pad(rows, padding_side), **encoding})
 
-    def batch_decode(self, tokens: Any, **options: Any) -> list[str]:
-        """The tokenizer's `batch_decode`."""
-        return self.tokenizer.batch_decode(tokens, **options)
-
     def _tokens(self, chat: Conversation, add_generation_prompt: bool) -> list[int]:
         """Token ids of a chat, one placeholder per medium."""
         texts: list[str] = []
