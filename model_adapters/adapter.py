@@ -6,25 +6,30 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from jinja2 import TemplateError
 from nnsight import NNsight
 from torch import Tensor, nn
 
 from model_adapters.batch import Batch, PaddingSide
+from model_adapters.call import Call, read_call
 from model_adapters.call_site import calling_frame, opens_with
 from model_adapters.collate import Window, collate
 from model_adapters.describe import describe, padding_side
 from model_adapters.encode import Chat, encode_one, normalise, typed_control, with_other_text
 from model_adapters.errors import InputError, SiteError
 from model_adapters.family import Family
+from model_adapters.fingerprint import fingerprint
 from model_adapters.generation import (
     Generation,
     end_tokens,
     generation_config,
     read_generation,
 )
+from model_adapters.hooks import HookFunction, HookHandle, add_hook
 from model_adapters.layout import discover
+from model_adapters.readout import unembed
+from model_adapters.resume_probe import LayerArguments, probe_layers
 from model_adapters.selfcheck import bare_logits, probe, self_check
 from model_adapters.sites import (
     HeadsSite,
@@ -150,6 +155,19 @@ class Adapter(NNsight):
         layer's `resid_pre`. Empty for most models."""
         return self.self_check.discontinuities
 
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Which weights these are, as sha256 in hex: the same in float32 and bfloat16.
+
+        Taken once, over the config and a sample of every parameter; see `fingerprint.py`.
+        """
+        return fingerprint(self._module)
+
+    @functools.cached_property
+    def layer_arguments(self) -> LayerArguments:
+        """How calls of the decoder layers can be repeated for some rows; see `resume`."""
+        return probe_layers(self)
+
     @property
     def device(self) -> torch.device:
         """Where inputs go: the device the model starts to compute on."""
@@ -224,6 +242,7 @@ class Adapter(NNsight):
         self.resid_post = sites("resid_post", OutputSite)
         self._final_norm = OutputSite("final_norm", self.get(layout.norm))
         self._logits = OutputSite("logits", self.get(layout.head))
+        self._result_hooks: dict[ResultSite, Any] = {}
         per_layer = (self.resid_pre, self.z, self.attn_out, self.resid_mid, self.mlp_out)
         named = [site for kind in (*per_layer, self.resid_post) for site in kind.sites]
         self._site_names = {
@@ -232,6 +251,46 @@ class Adapter(NNsight):
         }
         # Asked for after its input, so only `result` can be late there.
         self._site_names |= {(site.envoy.path, "output"): site.label for site in self.result.sites}
+
+    def hook(self, site: str, layer: int | None, fn: HookFunction) -> HookHandle:
+        """Call `fn(value)` at a site in every pass, traced or not, until `remove()` of the handle.
+
+        This is a plain PyTorch hook on the raw model, for loops that know nothing of nnsight.
+
+        Args:
+            site: its name: "embed", "resid_pre", "z", "result", "attn_out", "resid_mid", "mlp_out",
+                "resid_post", "final_norm" or "logits".
+            layer: of the sites that layers have, negative from the last; None for the others.
+            fn: gets the value, `[batch, position, ...]` as in a trace, decode steps with one
+                position. What it returns replaces the value, cast to its type; None leaves it.
+                Changes in place arrive too. Several at one site run in the order of registration.
+
+        Raises:
+            SiteError: for an unknown site; during a pass, for a replacement of another shape.
+            LayerError: for a layer that the model does not have.
+        """
+        return add_hook(self, site, layer, fn)
+
+    def unembed(
+        self,
+        states: Float[Tensor, "*rows d_model"],
+        tokens: Sequence[int] | Int[Tensor, "token"] | None = None,
+    ) -> Float[Tensor, "*rows token"]:
+        """Final norm and output head on any state of the stream: the logit lens.
+
+        Works inside traces and hooks and outside; neither traces nor hooks notice. Of the last
+        `resid_post` it gives the model's logits.
+
+        Args:
+            states: of the stream; cast to the model's type.
+            tokens: ids whose logits are wanted; only their part of the head is computed. None for
+                the whole vocabulary.
+
+        Raises:
+            SiteError: for states of another width, or a head whose logits cannot be had alone.
+            InputError: for ids that the model does not have.
+        """
+        return unembed(self, states, tokens)
 
     # --- inputs ---
 
@@ -293,6 +352,19 @@ class Adapter(NNsight):
         check_inputs(inputs, self._module, self.family)
         return self._describe(inputs, padding_side(inputs.get("attention_mask")))
 
+    def read_call(self, inputs: Mapping[str, Any]) -> Call:
+        """What a call of the raw model holds, for hooks on a model that somebody else runs.
+
+        Args:
+            inputs: keyword arguments of the call, as `generate` or an evaluation harness gives
+                them.
+
+        Raises:
+            InputError: for a call without token ids, or with a mask that is not [batch, position].
+        """
+        model = self._module
+        return read_call(inputs, self.family, model.config, control=self._control_ids())
+
     def _describe(self, inputs: Mapping[str, Any], side: PaddingSide) -> Batch:
         config = self._module.config
         return describe(inputs, self.family, config, control=self._control_ids(), side=side)
@@ -304,11 +376,16 @@ class Adapter(NNsight):
         ids |= {getattr(text, f"{name}_token_id", None) for name in ("bos", "pad")}
         ids |= end_tokens(self._module.generation_config)
         if self.tokenizer is not None:
-            ids |= set(self.tokenizer.all_special_ids)
-            ids |= {i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special}
+            ids |= self._special_ids
             # Stands for words of the user that the tokenizer does not know.
             ids -= {self.tokenizer.unk_token_id}
         return frozenset(i for i in ids if isinstance(i, int) and i >= 0)
+
+    @functools.cached_property
+    def _special_ids(self) -> frozenset[int]:
+        added = self.tokenizer.added_tokens_decoder
+        marked = {number for number, token in added.items() if token.special}
+        return frozenset(self.tokenizer.all_special_ids) | marked
 
     # --- running ---
 

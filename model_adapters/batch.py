@@ -1,6 +1,7 @@
 """One encoded batch: the model's inputs, and what stands at every position."""
 
 import dataclasses
+import functools
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Literal
@@ -58,25 +59,11 @@ class AudioSpan:
     """First and one-past-last feature frame (for Whisper features, 10 ms each) the model hears."""
 
 
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """Requests ready for the model. Made by `Adapter.encode` or `Adapter.describe`.
+class Positions:
+    """Questions about `roles` that batches and calls answer alike."""
 
-    Position indices in `last` and in the spans are those of this batch; they stay valid for an
-    `invoke` of it inside a larger trace, where sites are cut to this batch's own positions.
-    """
-
-    inputs: dict[str, Any]
-    """Keyword arguments of the model's forward: tensors, media packed in order of the prompt."""
     roles: Int[Tensor, "batch position"]
     """A `Role` for every position."""
-    images: tuple[tuple[ImageSpan, ...], ...]
-    """Per row, its images in order."""
-    audios: tuple[tuple[AudioSpan, ...], ...]
-    """Per row, its audios in order."""
-    videos: tuple[tuple[VideoSpan, ...], ...]
-    """Per row, its videos in order."""
-    padding_side: PaddingSide
 
     def __len__(self) -> int:
         """Number of rows (requests)."""
@@ -105,6 +92,35 @@ class Batch:
                 raise InputError(f"no role {role!r}; the roles are {', '.join(names)}")
             role = Role[role.upper()]
         return self.roles == role
+
+    @functools.cached_property
+    def modalities(self) -> tuple[str, ...]:
+        """What each row holds: "text", "image", "audio", "video", or "omni" for several media."""
+        media = (Role.IMAGE, Role.AUDIO, Role.VIDEO)
+        held = torch.stack([(self.roles == role).any(dim=1) for role in media], dim=1).tolist()
+        kinds = ([m.name.lower() for m, has in zip(media, row, strict=True) if has] for row in held)
+        return tuple("omni" if len(row) > 1 else row[0] if row else "text" for row in kinds)
+
+
+@dataclass(frozen=True, eq=False)
+class Batch(Positions):
+    """Requests ready for the model. Made by `Adapter.encode` or `Adapter.describe`.
+
+    Position indices in `last` and in the spans are those of this batch; they stay valid for an
+    `invoke` of it inside a larger trace, where sites are cut to this batch's own positions.
+    """
+
+    inputs: dict[str, Any]
+    """Keyword arguments of the model's forward: tensors, media packed in order of the prompt."""
+    roles: Int[Tensor, "batch position"]
+    """A `Role` for every position."""
+    images: tuple[tuple[ImageSpan, ...], ...]
+    """Per row, its images in order."""
+    audios: tuple[tuple[AudioSpan, ...], ...]
+    """Per row, its audios in order."""
+    videos: tuple[tuple[VideoSpan, ...], ...]
+    """Per row, its videos in order."""
+    padding_side: PaddingSide
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch with every tensor on `device`."""

@@ -38,26 +38,46 @@ def describe(
         side: where rows are padded.
     """
     ids: Int[Tensor, "batch position"] = inputs["input_ids"]
-    mask = inputs.get("attention_mask")
-    roles = torch.full_like(ids, Role.TEXT)
-    if control:
-        roles[torch.isin(ids, torch.tensor(sorted(control), device=ids.device))] = Role.SPECIAL
     spans: dict[str, tuple[tuple[Any, ...], ...]] = {}
     for medium in family.media:
         placeholders = ids == getattr(config, medium.token)
-        roles[placeholders] = _ROLES[medium.kind]
         spans[medium.kind] = _spans(inputs, medium, placeholders, config)
-    if mask is not None:
-        roles[mask == 0] = Role.PADDING
     nothing: tuple[tuple[Any, ...], ...] = ((),) * len(ids)
     return Batch(
         inputs=dict(inputs),
-        roles=roles,
+        roles=roles_of(ids, inputs.get("attention_mask"), family, config, control=control),
         images=spans.get("image", nothing),
         audios=spans.get("audio", nothing),
         videos=spans.get("video", nothing),
         padding_side=side,
     )
+
+
+def roles_of(
+    ids: Int[Tensor, "batch position"],
+    mask: Tensor | None,
+    family: Family,
+    config: Any,
+    *,
+    control: frozenset[int],
+) -> Int[Tensor, "batch position"]:
+    """The `Role` of every position.
+
+    Args:
+        ids: token ids.
+        mask: 0 at padding, of the shape of `ids`; None where nothing is padded.
+        family: which media the model takes.
+        config: the model's configuration.
+        control: ids of control tokens.
+    """
+    roles = torch.full_like(ids, Role.TEXT)
+    if control:
+        roles[torch.isin(ids, torch.tensor(sorted(control), device=ids.device))] = Role.SPECIAL
+    for medium in family.media:
+        roles[ids == getattr(config, medium.token)] = _ROLES[medium.kind]
+    if mask is not None:
+        roles[mask == 0] = Role.PADDING
+    return roles
 
 
 def _spans(

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # Largest difference relative to the largest value. Additions are repeated in the model's own order
 # and precision; matrix products of other shapes may round differently.
-_TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,7 @@ def probe(module: nn.Module, family: Family) -> dict[str, Any]:
     config = model.config
     device = model.get_input_embeddings().weight.device
     generator = torch.Generator().manual_seed(0)
-    taken = {getattr(config, medium.token) for medium in family.media}
-    taken |= {getattr(config, medium.opens) for medium in family.media if medium.opens}
-    taken |= {getattr(config, name, None) for name in family.control_tokens}
-    words = [t for t in range(len(taken) + 8) if t not in taken]
+    words = plain_tokens(config, family)
     ids = words[1:4]
     inputs: dict[str, Any] = {}
     for medium in family.media:
@@ -78,6 +75,14 @@ def probe(module: nn.Module, family: Family) -> dict[str, Any]:
     inputs["input_ids"] = torch.tensor([ids])
     inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
     return {name: value.to(device) for name, value in inputs.items()}
+
+
+def plain_tokens(config: Any, family: Family) -> list[int]:
+    """At least eight token ids that stand for no medium and are no control tokens."""
+    taken = {getattr(config, medium.token) for medium in family.media}
+    taken |= {getattr(config, medium.opens) for medium in family.media if medium.opens}
+    taken |= {getattr(config, name, None) for name in family.control_tokens}
+    return [token for token in range(len(taken) + 8) if token not in taken]
 
 
 def bare_logits(
@@ -129,7 +134,7 @@ def self_check(
     def require(identity: str, got: Tensor, expected: Tensor, where: str = "") -> None:
         difference = _difference(got, expected)
         differences[identity] = max(difference, differences.get(identity, 0.0))
-        if not difference <= _TOLERANCE.get(expected.dtype, 5e-2):
+        if not difference <= TOLERANCE.get(expected.dtype, 5e-2):
             raise SelfCheckError(
                 f"{identity} does not hold{where}: largest difference {difference:.1e} of the "
                 "largest value. Either a hook on the model changes values behind the sites, or the "

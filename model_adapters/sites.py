@@ -89,13 +89,12 @@ class OutputSite(Site):
 
     def read(self) -> Activation:
         _require_trace(self)
-        return _cut(self, _first(self.envoy.output))
+        return _cut(self, first(self.envoy.output))
 
     def write(self, value: object) -> None:
         _require_trace(self)
         raw = self.envoy.output
-        new = _replace(self, _first(raw), value)
-        self.envoy.output = raw.__class__((new, *raw[1:])) if isinstance(raw, tuple) else new
+        self.envoy.output = with_first(raw, _replace(self, first(raw), value))
 
 
 class InputSite(Site):
@@ -119,14 +118,15 @@ class HeadsSite(Site):
 
     def read(self) -> Activation:
         _require_trace(self)
-        return _cut(self, self._split(self.envoy.input))
+        return _cut(self, self.split(self.envoy.input))
 
     def write(self, value: object) -> None:
         _require_trace(self)
         raw = self.envoy.input
-        self.envoy.input = _replace(self, self._split(raw), value).flatten(-2)
+        self.envoy.input = _replace(self, self.split(raw), value).flatten(-2)
 
-    def _split(self, raw: Tensor) -> Tensor:
+    def split(self, raw: Tensor) -> Tensor:
+        """A view of the output map's input, head by head."""
         return raw.unflatten(-1, (self.n_heads, -1))
 
 
@@ -145,7 +145,7 @@ class MidSite(Site):
     def write(self, value: object) -> None:
         _require_trace(self)
         live = _cut(self, self.envoy.input)
-        live.copy_(_checked(self, live, value))
+        live.copy_(checked(self.label, live, value))
 
 
 class _MidView:
@@ -186,7 +186,7 @@ class ResultSite(Site):
         _require_trace(self)
         raw = self.envoy.output
         like = raw[:, :, None].expand(-1, -1, self.n_heads, -1)
-        self.envoy.output = _mix(_replace(self, like, value), self.envoy._module)
+        self.envoy.output = mix(_replace(self, like, value), self.envoy._module)
 
 
 class _ResultView:
@@ -197,16 +197,14 @@ class _ResultView:
 
     @eproperty(key="output")
     def result(self, raw: Any) -> Tensor:
-        z = self.heads.unflatten(-1, (self.n_heads, -1))
-        weight = self.module.weight.unflatten(-1, (self.n_heads, -1))
-        view = torch.einsum("bphe,dhe->bphd", z, weight)
+        view = head_results(self.heads, self.module, self.n_heads)
         self.version = view._version
         return view
 
     def write_back(self, view: Tensor, raw: Any) -> Any:
         # A mere read leaves the model's own sum, to the last bit.
         changed = view._version != self.version or view.requires_grad
-        return _mix(view, self.module) if changed else raw
+        return mix(view, self.module) if changed else raw
 
     result.transform(write_back)
 
@@ -228,15 +226,28 @@ class LayerSites:
         return len(self.sites)
 
     def __getitem__(self, layer: object) -> Activation:
-        return self._site(layer).read()
+        return self.site(layer).read()
 
     def __setitem__(self, layer: object, value: object) -> None:
-        self._site(layer).write(value)
+        self.site(layer).write(value)
 
     def __repr__(self) -> str:
         return f"<{self.name} of {len(self)} layers>"
 
-    def _site(self, layer: object) -> Site:
+    def site(self, layer: object) -> Site:
+        """The site of one layer.
+
+        Raises:
+            LayerError: for a layer that the model does not have.
+        """
+        return self.sites[self.number(layer)]
+
+    def number(self, layer: object) -> int:
+        """A layer counted from 0, of one that may be counted from the last.
+
+        Raises:
+            LayerError: for a layer that the model does not have.
+        """
         if isinstance(layer, bool) or not isinstance(layer, SupportsIndex):
             raise LayerError(f"{self.name}[{layer!r}]: give one layer number; loop over several")
         number = operator.index(layer)
@@ -244,7 +255,7 @@ class LayerSites:
             raise LayerError(
                 f"{self.name}[{number}]: the model has {len(self)} layers, 0 to {len(self) - 1}"
             )
-        return self.sites[number]
+        return number % len(self)
 
 
 def inside_block() -> bool:
@@ -269,9 +280,15 @@ def _require_trace(site: Site) -> None:
         block.iteration = step
 
 
-def _first(raw: Any) -> Tensor:
+def first(raw: Any) -> Tensor:
+    """What a module returns, or the first item where it returns several."""
     value: Tensor = raw[0] if isinstance(raw, tuple) else raw
     return value
+
+
+def with_first(raw: Any, new: Tensor) -> Any:
+    """`raw` with its `first` replaced."""
+    return raw.__class__((new, *raw[1:])) if isinstance(raw, tuple) else new
 
 
 def _window(site: Site, value: Tensor) -> slice | None:
@@ -292,7 +309,7 @@ def _cut(site: Site, value: Tensor) -> Tensor:
 
 def _replace(site: Site, current: Tensor, value: object) -> Tensor:
     """`current` with the running block's positions replaced by `value`."""
-    new = _checked(site, _cut(site, current), value)
+    new = checked(site.label, _cut(site, current), value)
     window = _window(site, current)
     if window is None:
         return new
@@ -301,21 +318,34 @@ def _replace(site: Site, current: Tensor, value: object) -> Tensor:
     return whole
 
 
-def _checked(site: Site, current: Tensor, value: object) -> Tensor:
+def checked(label: str, current: Tensor, value: object) -> Tensor:
+    """A replacement cast to the type and device of `current`.
+
+    Raises:
+        SiteError: when it is no tensor of the same shape.
+    """
     if not isinstance(value, Tensor):
         raise SiteError(
-            f"{site.label}: the replacement is a {type(value).__name__}; it must be a tensor of "
+            f"{label}: the replacement is a {type(value).__name__}; it must be a tensor of "
             f"shape {tuple(current.shape)}"
         )
     if value.shape != current.shape:
         raise SiteError(
-            f"{site.label}: the replacement has shape {tuple(value.shape)}, the site has "
+            f"{label}: the replacement has shape {tuple(value.shape)}, the site has "
             f"{tuple(current.shape)} [batch, position, ...]; decoding steps have one position"
         )
     return value.to(device=current.device, dtype=current.dtype)
 
 
-def _mix(result: Tensor, out_proj: Any) -> Tensor:
+def head_results(heads: Tensor, out_proj: Any, n_heads: int) -> Tensor:
+    """`[batch, position, head, d_model]` from the heads' outputs side by side."""
+    z = heads.unflatten(-1, (n_heads, -1))
+    weight = out_proj.weight.unflatten(-1, (n_heads, -1))
+    return torch.einsum("bphe,dhe->bphd", z, weight)
+
+
+def mix(result: Tensor, out_proj: Any) -> Tensor:
+    """The output map's output from `[batch, position, head, d_model]`, bias included."""
     mixed = result.sum(dim=2)
     bias: Tensor | None = out_proj.bias
     return mixed if bias is None else mixed + bias

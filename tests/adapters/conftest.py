@@ -87,6 +87,23 @@ def build_thinker() -> Any:
         return transformers.Qwen2_5OmniThinkerForConditionalGeneration(thinker_config()).eval()
 
 
+def build_text_model() -> Any:
+    """A random text-only decoder of width 32 and 3 layers; the same weights at every call."""
+    config = transformers.Qwen2Config(
+        vocab_size=120,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        pad_token_id=0,
+        initializer_range=0.2,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return transformers.Qwen2ForCausalLM(config).eval()
+
+
 class SmallProcessor:
     """Does what the real processor does, with patches and frames cut in the simplest way."""
 
@@ -210,6 +227,12 @@ def _thinker() -> Any:
 def adapter(_thinker: Any) -> Adapter:
     """The tiny thinker with its processor. Shared: do not change its weights."""
     return model_adapters.load(_thinker, processor=SmallProcessor())
+
+
+@pytest.fixture(scope="session")
+def text_adapter() -> Adapter:
+    """A tiny text-only decoder. Shared: do not change its weights."""
+    return model_adapters.load(build_text_model())
 
 
 @pytest.fixture
