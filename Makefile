@@ -23,6 +23,6 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; v >= (3, 11) or sys.exit(f"Python 3.11 or newer is needed, $(PYTHON) is {v[0]}.{v[1]}: try make PYTHON=python3.11")'
 	@echo "Installing into .venv, about two minutes, only the first time ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(PIP) --editable ".[tl,views,dev]"
+	@$(PIP) --editable ".[tl,views,gguf,dev]"
 	@touch $@
 	@echo "Installed."

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = ("model_adapters", "regap_interp", "analyses")  # bottom to top
-HEAVY = ("transformer_lens", "circuitsvis", "matplotlib", "pandas", "torchvision")
+HEAVY = ("transformer_lens", "circuitsvis", "gguf", "matplotlib", "pandas", "torchvision")
 
 
 def imported_packages(source: str) -> Iterator[str]:
