@@ -4,6 +4,7 @@ Both are differences of means of last-prompt-token states, computed in float64. 
 keeps its raw length: subtracting `1.0 * vector` undoes the mean shift exactly.
 """
 
+import dataclasses
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,19 @@ from torch import Tensor
 
 from regap_interp import _checks
 from regap_interp._linear import remove_span
+from regap_interp.moments import Moments
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a direction was measured, so that it cannot be used elsewhere by mistake."""
+
+    model: str
+    """`Adapter.fingerprint` of the model."""
+    site: str
+    """Site of the states, such as "resid_post"."""
+    layer: int | None
+    """Decoder layer, from 0; None for a site without layers."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +41,8 @@ class Direction:
     """Items in the mean that `vector` points to (harmful text, or media)."""
     n_from: int
     """Items in the mean that `vector` points from (harmless text, or text twins)."""
+    origin: Origin | None = None
+    """Where the states come from; None for a direction made of bare tensors."""
 
     def __post_init__(self) -> None:
         """Refuse a direction nothing can be measured along."""
@@ -69,22 +85,25 @@ class Direction:
 
 
 def refusal_direction(
-    harmful: Float[Tensor, "harmful d_model"], harmless: Float[Tensor, "harmless d_model"]
+    harmful: Float[Tensor, "harmful d_model"] | Moments,
+    harmless: Float[Tensor, "harmless d_model"] | Moments,
+    *,
+    origin: Origin | None = None,
 ) -> Direction:
     """Mean of harmful minus mean of harmless *text* requests, centred on the harmless mean.
 
     Args:
-        harmful: States of harmful text requests at one layer, at least 2.
-        harmless: States of harmless text requests at the same layer, at least 2.
+        harmful: States of harmful text requests at one layer, at least 2, or their moments.
+        harmless: States of harmless text requests at the same layer, at least 2, or their moments.
+        origin: Where the states were taken.
 
     Raises:
         ValueError: Too few items, different widths, non-finite states, or equal means.
     """
-    towards = _checks.states("harmful", harmful, least=2)
-    origin = _checks.states("harmless", harmless, least=2)
-    _checks.same_width("harmful", towards, "harmless", origin)
-    centre = origin.mean(dim=0)
-    return Direction(towards.mean(dim=0) - centre, centre, len(towards), len(origin))
+    n_towards, towards = count_and_mean("harmful", harmful)
+    n_from, centre = count_and_mean("harmless", harmless)
+    _checks.same_width("harmful", towards, "harmless", centre)
+    return Direction(towards - centre, centre, n_towards, n_from, origin)
 
 
 def drift_direction(
@@ -93,6 +112,7 @@ def drift_direction(
     *,
     media_ids: Sequence[Hashable],
     text_ids: Sequence[Hashable],
+    origin: Origin | None = None,
 ) -> Direction:
     """Mean over pairs of media form minus text twin, centred on the twins' mean.
 
@@ -101,18 +121,18 @@ def drift_direction(
         text: States of their text twins at the same layer, in any order.
         media_ids: One id for each row of `media`.
         text_ids: One id for each row of `text`; the same ids, each once.
+        origin: Where the states were taken.
 
     Raises:
         ValueError: Ids that do not pair one to one, too few pairs, different widths,
             non-finite states, or equal means.
     """
-    towards = _checks.states("media", media, least=2)
-    origin = _checks.states("text", text, least=2)
-    _checks.same_width("media", towards, "text", origin)
-    _check_pairs(media_ids, len(towards), text_ids, len(origin))
+    n_towards, towards = count_and_mean("media", media)
+    n_from, centre = count_and_mean("text", text)
+    _checks.same_width("media", towards, "text", centre)
+    check_pairs(media_ids, n_towards, text_ids, n_from)
     # The mean of paired differences is the difference of means: order does not matter.
-    centre = origin.mean(dim=0)
-    return Direction(towards.mean(dim=0) - centre, centre, len(towards), len(origin))
+    return Direction(towards - centre, centre, n_towards, n_from, origin)
 
 
 def orthogonalise(direction: Direction, against: Direction | Iterable[Direction]) -> Direction:
@@ -125,7 +145,7 @@ def orthogonalise(direction: Direction, against: Direction | Iterable[Direction]
     """
     others = [against] if isinstance(against, Direction) else list(against)
     left = remove_span(direction.vector, [other.vector for other in others])
-    return Direction(left, direction.centre, direction.n_towards, direction.n_from)
+    return dataclasses.replace(direction, vector=left)
 
 
 def cosine(first: Direction, second: Direction) -> float:
@@ -134,9 +154,30 @@ def cosine(first: Direction, second: Direction) -> float:
     return float((first.unit @ second.unit).clamp(-1, 1))
 
 
-def _check_pairs(
+def count_and_mean(
+    name: str, states: Float[Tensor, "item d_model"] | Moments
+) -> tuple[int, Float[Tensor, "d_model"]]:
+    """Number of items and their mean in float64.
+
+    Raises:
+        ValueError: Fewer than 2 items, or states that are not finite.
+    """
+    if not isinstance(states, Moments):
+        exact = _checks.states(name, states, least=2)
+        return len(exact), exact.mean(dim=0)
+    if states.count < 2:
+        raise ValueError(f"{name} holds {states.count} item(s); at least 2 are needed")
+    return states.count, states.mean.clone()
+
+
+def check_pairs(
     media_ids: Sequence[Hashable], n_media: int, text_ids: Sequence[Hashable], n_text: int
 ) -> None:
+    """Refuse ids that do not pair one to one.
+
+    Raises:
+        ValueError: Naming ids that are missing, or there twice.
+    """
     for name, ids, count in (("media", media_ids, n_media), ("text", text_ids, n_text)):
         if len(ids) != count:
             raise ValueError(f"{name}_ids has {len(ids)} ids for {count} rows of {name}")

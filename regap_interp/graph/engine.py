@@ -1,0 +1,387 @@
+"""Graphs installed on the raw model: what its hooks do in every pass of any generate loop.
+
+One engine serves a model. Its only standing hooks are one before and one after the model's forward
+and one that refuses calls past them; hooks on layers exist for the length of a pass that needs
+them.
+"""
+
+import copy
+import dataclasses
+import inspect
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from model_adapters import Adapter, Batch
+from model_adapters.errors import SiteError
+from model_adapters.resume import cache_obstacle
+from model_adapters.stand_down import standing_down
+from model_adapters.tracer import lock_of
+from regap_interp.graph.ahead import Ahead, Stage, why_not_resumed
+from regap_interp.graph.check import check
+from regap_interp.graph.edits import Edit
+from regap_interp.graph.errors import GraphError
+from regap_interp.graph.nodes import Node, Read
+from regap_interp.graph.passes import Pass
+from regap_interp.graph.places import Place, site_at
+from regap_interp.graph.plan import LAST_OF_LAYER, plan
+from regap_interp.graph.results import Run
+from regap_interp.graph.values import Values, reads_below
+
+_ENGINES: "weakref.WeakKeyDictionary[nn.Module, Engine]" = weakref.WeakKeyDictionary()
+
+Visit = Callable[[Place, Tensor], Tensor | None]
+
+
+class _Stop(Exception):
+    """Ends a pass that has told what it was run for."""
+
+
+def engine_of(adapter: Adapter) -> "Engine":
+    """The one engine of a model."""
+    return _ENGINES.setdefault(adapter.module, Engine(adapter))
+
+
+class Installation:
+    """One graph as it stands on a model, and what it last did there."""
+
+    def __init__(self, edits: Sequence[Edit], outputs: Mapping[str, Node], *, resume: bool) -> None:
+        self.edits, self.outputs, self.resume = tuple(edits), dict(outputs), resume
+        self.prefill: Run | None = None
+        self.steps: dict[str, list[Tensor]] = {}
+        """Outputs of decoding, one tensor for each step."""
+
+    @property
+    def last(self) -> Run | None:
+        """The latest prefill and the decoding after it."""
+        if self.prefill is None:
+            return None
+        decoded = {name: torch.stack(of, dim=1) for name, of in self.steps.items()}
+        return dataclasses.replace(self.prefill, values={**self.prefill.values, **decoded})
+
+
+@dataclasses.dataclass(eq=False)
+class Errand:
+    """What a single prefill is run for, and what it brings."""
+
+    stop: Place | None
+    """Where it may end."""
+    doses: dict[Edit, Tensor] | None = None
+    """Filled with how far edits moved states, if wanted."""
+    states: Tensor | None = None
+    """At `stop`."""
+    values: Values | None = None
+
+
+class Engine:
+    """Runs the graphs installed on one model, in the order in which they were installed."""
+
+    def __init__(self, adapter: Adapter) -> None:
+        self.adapter = adapter
+        self.graphs: list[Installation] = []
+        self.plan = plan((), {}, adapter.n_layers)
+        self.errand: Errand | None = None
+        self.stage = Stage()
+        self._standing: list[Any] = []
+        self._handles: list[Any] = []
+        self._busy = False
+        self._active = False
+        self._main: Pass | None = None
+        self._memories: weakref.WeakKeyDictionary[Any, _Memory] = weakref.WeakKeyDictionary()
+        """By the cache that decoding goes on from."""
+        self._ids: Tensor | None = None
+        """What the latest prefill read."""
+        self._names = list(inspect.signature(type(adapter.module).forward).parameters)[1:]
+
+    # --- putting graphs on and taking them off ---
+
+    def add(self, graph: Installation) -> None:
+        """Install one more graph; it edits after those that are there.
+
+        Raises:
+            GraphError: for a graph that cannot run on this model.
+        """
+        check(graph.edits, graph.outputs, self.adapter)
+        self._replan([*self.graphs, graph])
+        if self._standing:
+            return
+        # Found out before any hook of ours stands, by small passes of the adapter's own.
+        _ = self.adapter.layer_arguments
+        module = self.adapter.module
+        decoder = module.get_submodule(self.adapter.layout.layers.rpartition(".")[0])
+        self._standing = [
+            module.register_forward_pre_hook(self._before, with_kwargs=True),
+            module.register_forward_hook(self._after, with_kwargs=True, always_call=True),
+            decoder.register_forward_pre_hook(self._guard),
+        ]
+
+    def remove(self, graph: Installation) -> None:
+        """Take a graph off; with the last one goes every hook."""
+        self._finish()
+        self._replan([one for one in self.graphs if one is not graph])
+        if not self.graphs:
+            for handle in self._standing:
+                handle.remove()
+            self._standing = []
+            _ENGINES.pop(self.adapter.module, None)
+
+    def _replan(self, graphs: list[Installation]) -> None:
+        outputs = {
+            f"{number} {name}": node
+            for number, graph in enumerate(graphs)
+            for name, node in graph.outputs.items()
+        }
+        edits = [edit for graph in graphs for edit in graph.edits]
+        self.plan, self.graphs = plan(edits, outputs, self.adapter.n_layers), graphs
+
+    # --- hooks that stand ---
+
+    def _guard(self, module: nn.Module, args: Any) -> None:
+        if not self._active:
+            raise SiteError(
+                "a graph is installed on this model, and its decoder was called past the model's "
+                "own forward, where the graph cannot see what the positions hold. Call the model "
+                "itself, or leave the graph's `with` block first"
+            )
+
+    def _before(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        if self._busy:
+            return
+        lock_of(module).acquire()
+        if self._active:  # an interrupt ended the last pass before its hooks could
+            self._finish()
+        self._active = True
+        inputs = {**dict(zip(self._names, args, strict=False)), **kwargs}
+        call = self.adapter.read_call(inputs)
+        memory = self._memories.get(inputs["past_key_values"]) if call.past else None
+        if call.past and memory is None:
+            raise SiteError(
+                "the model goes on from keys and values of a prompt that it read before the graph "
+                "was installed; read the prompt again inside the graph's `with` block"
+            )
+        if call.phase == "prefill":
+            self._refuse_rereading(inputs["input_ids"], call.past)
+            self._prefill(call, inputs)
+        elif memory is not None and memory.values is not None:
+            self._decode(call, memory, memory.values)
+
+    def _refuse_rereading(self, ids: Tensor, past: int) -> None:
+        before, self._ids = self._ids, ids
+        if before is None or past or ids.shape != (len(before), before.shape[1] + 1):
+            return
+        if torch.equal(ids[:, :-1], before):
+            raise SiteError(
+                "this looks like generation without a cache, which reads the whole text again for "
+                "every token: the graph could not tell the prompt from the answer. Generate with "
+                "use_cache=True"
+            )
+
+    def _after(self, module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
+        if self._busy:
+            return
+        main = self._main
+        if output is not None and main is not None:
+            self._report(main)
+            cache = kwargs.get("past_key_values") or getattr(output, "past_key_values", None)
+            if cache is not None and main.step is None:
+                self._memories[cache] = _Memory(main.values if self.plan.decodes else None)
+        self._finish()
+
+    def _finish(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles, self.stage.running, self._main = [], None, None
+        if self._active:
+            self._active = False
+            lock_of(self.adapter.module).release()
+
+    # --- passes ---
+
+    def _prefill(self, call: Any, inputs: Mapping[str, Any]) -> None:
+        self._recomputed = torch.zeros(len(call), dtype=torch.long)
+        if self.plan.branches and self._resumes(call, inputs):
+            ahead = Ahead(self.adapter, self.plan, call, self.stage, self._recomputed)
+            self._run(ahead.main, ahead.visit, ahead.places, until=ahead.end)
+            self._handles.append(ahead.listen())
+            return
+        values = Values(self.adapter, call.modalities)
+        if self.plan.branches:
+            self._run_before(values, call, inputs)
+        edits = [edit for edit in self.plan.edits if edit.phase != "decode"]
+        reads = [read for read in self.plan.reads if read.phase == "prefill"]
+        self._run(Pass(values, call, edits, reads))
+
+    def _resumes(self, call: Any, inputs: Mapping[str, Any]) -> bool:
+        return (
+            all(graph.resume for graph in self.graphs)
+            and why_not_resumed(self.plan, self.adapter) is None
+            and cache_obstacle(inputs.get("past_key_values"), call.past) is None
+        )
+
+    def _run_before(self, values: Values, call: Any, inputs: Mapping[str, Any]) -> None:
+        """Run the other passes one by one, each from the start as far as it is read."""
+        cache = inputs.get("past_key_values")
+        for branch in self.plan.branches:
+            # A kept cache is read by the probe too, which must not add to it.
+            kept = copy.deepcopy(cache) if call.past else None
+            again = {**inputs, "past_key_values": kept, "use_cache": bool(call.past)}
+            errand, self.errand = self.errand, Errand(branch.deepest)
+            self._busy = True
+            try:
+                self._run(Pass(values, call, branch.edits, branch.reads))
+                with standing_down(self.adapter), torch.no_grad():
+                    self.adapter.module(**again)
+            except _Stop:
+                pass
+            finally:
+                for handle in self._handles:
+                    handle.remove()
+                self._handles, self.errand, self._busy = [], errand, False
+            self._recomputed += min(branch.deepest[0] + 1, self.plan.n_layers)
+
+    def _decode(self, call: Any, memory: "_Memory", values: Values) -> None:
+        if len(call) != len(values):
+            raise GraphError(
+                f"this step of decoding holds {len(call)} rows, the prompt held {len(values)}: "
+                "strengths chosen row by row have nowhere to go"
+            )
+        memory.step += 1
+        edits = [edit for edit in self.plan.edits if edit.phase != "prefill"]
+        reads = [read for read in self.plan.reads if read.phase == "decode"]
+        self._run(Pass(values, call, edits, reads, step=memory.step))
+
+    def _run(
+        self,
+        main: Pass,
+        visit: Visit | None = None,
+        places: Iterable[Place] = (),
+        until: Place | None = None,
+    ) -> None:
+        """Hook the sites of the pass that begins.
+
+        Args:
+            main: The pass.
+            visit: Serves it in place of `main.visit`, up to `until`.
+            places: Further sites to hook.
+            until: See `visit`.
+        """
+        self._main = self.stage.running = main
+        stop = None
+        if self.errand is not None:
+            main.doses, stop = self.errand.doses, self.errand.stop
+        wanted = {*main.edits, *main.reads, *places} | ({stop} if stop else set())
+        for where in sorted(wanted):
+            site, layer = site_at(where, self.plan.n_layers)
+            own = visit if visit is not None and until is not None and where <= until else None
+            hook = self._hook(where, main, own or main.visit, stop)
+            self._handles.append(self.adapter.hook(site, layer, hook))
+
+    def _hook(
+        self, where: Place, main: Pass, visit: Visit, stop: Place | None
+    ) -> Callable[[Tensor], Tensor | None]:
+        def hook(states: Tensor) -> Tensor | None:
+            running = self.stage.running
+            if running is not main:
+                return None if running is None else running.visit(where, states)
+            new = visit(where, states)
+            if where == stop:
+                self._bring(main, states if new is None else new)
+            return new
+
+        return hook
+
+    # --- what was read ---
+
+    def _bring(self, main: Pass, states: Tensor) -> None:
+        """Report a pass that has come as far as it was to, and end it."""
+        assert self.errand is not None
+        if not self._busy:
+            self.errand.states = states
+            self._report(main)
+        raise _Stop
+
+    def _report(self, main: Pass) -> None:
+        if self.errand is not None:
+            self.errand.values = main.values
+        for graph in self.graphs:
+            outputs = {
+                name: main.values.of(node).tensor.detach()
+                for name, node in graph.outputs.items()
+                if reads_below(node) <= main.values.reads.keys()
+                and (main.step is not None) == _decodes(node)
+            }
+            if main.step is not None:
+                for name, value in outputs.items():
+                    graph.steps.setdefault(name, []).append(value)
+                continue
+            graph.steps = {}
+            graph.prefill = Run(
+                values=outputs,
+                strengths={e: main.strengths[e] for e in graph.edits if e in main.strengths},
+                recomputed=self._recomputed,
+                n_layers=self.plan.n_layers,
+                modalities=main.values.modalities,
+            )
+
+
+class _Memory:
+    """What a prefill left for the steps of decoding that go on from its cache."""
+
+    def __init__(self, values: Values | None) -> None:
+        self.values = values
+        """Of the prefill; None where no step of decoding asks for them."""
+        self.step = 0
+
+
+def run_prefill(
+    adapter: Adapter,
+    batch: Batch,
+    graph: Installation,
+    stop: Place | None,
+    *,
+    doses: dict[Edit, Tensor] | None = None,
+) -> tuple[Run, Values]:
+    """One prefill of a batch under a graph; returns what it read, and every value.
+
+    Args:
+        adapter: The model.
+        batch: Requests.
+        graph: What to run.
+        stop: Where the pass may end; None runs it to the end, for the last token's logits.
+        doses: Filled with how far each edit moved the states it touched.
+    """
+    module = adapter.module
+    with lock_of(module):
+        engine = engine_of(adapter)
+        engine.add(graph)
+        last = (adapter.n_layers - 1, LAST_OF_LAYER)
+        # The head on every position is the costliest part of a pass that keeps one of them.
+        sites: list[Edit | Read] = [*engine.plan.edits, *engine.plan.reads]
+        whole = any(engine.plan.place(one) > last for one in sites)
+        engine.errand = errand = Errand(last if stop is None and not whole else stop, doses)
+        output = None
+        try:
+            with torch.no_grad(), standing_down(adapter):
+                output = module(**batch.inputs, use_cache=False)
+        except _Stop:
+            pass
+        finally:
+            engine.errand = None
+            engine.remove(graph)
+        assert graph.prefill is not None and errand.values is not None
+        if stop is not None:
+            return graph.prefill, errand.values
+        rows = torch.arange(len(batch))
+        if output is not None:
+            logits = output.logits[rows, batch.last]
+        else:
+            assert errand.states is not None
+            logits = adapter.unembed(errand.states[rows, batch.last])
+        return dataclasses.replace(graph.prefill, logits=logits), errand.values
+
+
+def _decodes(node: Node) -> bool:
+    return any(read.phase == "decode" for read in reads_below(node))
