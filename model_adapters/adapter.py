@@ -185,7 +185,7 @@ class Adapter(NNsight):
             generation.pad_token_id,
             getattr(text, "pad_token_id", None),
             *sorted(end_tokens(generation)),
-            0,
+            *range(len(media) + 1),
         ]
         return next(int(c) for c in candidates if c is not None and c >= 0 and c not in media)
 

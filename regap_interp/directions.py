@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from regap_interp import _checks
-from regap_interp._linear import remove_span
+from regap_interp._linear import orthonormal_basis, remove_span
 from regap_interp.moments import Moments
 
 
@@ -146,6 +146,35 @@ def orthogonalise(direction: Direction, against: Direction | Iterable[Direction]
     others = [against] if isinstance(against, Direction) else list(against)
     left = remove_span(direction.vector, [other.vector for other in others])
     return dataclasses.replace(direction, vector=left)
+
+
+def random_orthogonal(
+    n: int,
+    *,
+    like: Float[Tensor, "d_model"],
+    against: Iterable[Float[Tensor, "d_model"]],
+    seed: int = 0,
+) -> Float[Tensor, "n d_model"]:
+    """Control directions: isotropic, orthogonal to every vector of `against`, as long as `like`.
+
+    Args:
+        n: Directions to draw; they are independent of each other.
+        like: The vector whose length they take; they need not be orthogonal to it.
+        against: Vectors that steering along the result must not move, such as refusal.
+        seed: The same seed gives the same directions.
+
+    Raises:
+        ValueError: Widths differ, or `against` spans the whole space.
+    """
+    exact = like.detach().to("cpu", torch.float64)
+    basis = orthonormal_basis(list(against), like=exact)
+    if len(basis) >= len(exact):
+        raise ValueError(f"against spans all {len(exact)} dimensions; nothing is orthogonal to it")
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randn(n, len(exact), generator=generator, dtype=torch.float64)
+    for _ in range(2):  # the second pass removes what rounding left of the first
+        drawn = drawn - (drawn @ basis.T) @ basis
+    return drawn * (exact.norm() / drawn.norm(dim=1, keepdim=True))
 
 
 def cosine(first: Direction, second: Direction) -> float:

@@ -30,6 +30,11 @@ class Separation:
     harmful lies higher. NaN when a class is too small or neither varies."""
     auroc: float
     """Chance that a harmful item lies above a benign one, ties counted half; NaN as above."""
+    fisher: float
+    """Squared gap over the sum of the two unbiased variances; NaN as `cohens_d`."""
+    ks: float
+    """Kolmogorov-Smirnov distance, 0 to 1: the largest gap between the two distribution functions;
+    NaN as `auroc`."""
     gap: float
     """Mean of harmful minus mean of benign, in the units of the coordinate."""
     n_harmful: int
@@ -112,12 +117,12 @@ class Trend:
 def separation(
     coordinate: Float[Tensor, "item"], harmful: Bool[Tensor, "item"], *, min_per_class: int = 2
 ) -> Separation:
-    """Cohen's d, AUROC and gap of `coordinate` between harmful and benign items.
+    """Separation of harmful from benign items along `coordinate`, by several measures.
 
     Args:
         coordinate: One number for each item, usually the refusal coordinate.
         harmful: True for harmful items.
-        min_per_class: With fewer items in a class, `cohens_d` and `auroc` are NaN.
+        min_per_class: With fewer items in a class, all measures but `gap` are NaN.
     """
     values = _checks.samples("coordinate", coordinate)
     _check_labels(harmful, len(values))
@@ -261,13 +266,28 @@ def _window(
 
 def _separation(harmful: Tensor, benign: Tensor, min_per_class: int) -> Separation:
     enough = min(len(harmful), len(benign)) >= min_per_class
+    d = _cohens_d(harmful, benign, min_per_class)
+    gap = float(harmful.mean() - benign.mean())
     return Separation(
-        cohens_d=_cohens_d(harmful, benign, min_per_class),
+        cohens_d=d,
         auroc=auroc(harmful, benign) if enough else _NAN,
-        gap=float(harmful.mean() - benign.mean()),
+        fisher=_NAN if math.isnan(d) else gap**2 / float(harmful.var() + benign.var()),
+        ks=_ks(harmful, benign) if enough else _NAN,
+        gap=gap,
         n_harmful=len(harmful),
         n_benign=len(benign),
     )
+
+
+def _ks(harmful: Tensor, benign: Tensor) -> float:
+    if not len(harmful) or not len(benign):
+        return _NAN
+    places = torch.cat([harmful, benign])
+    below = [
+        torch.searchsorted(one.sort().values, places, right=True).double() / len(one)
+        for one in (harmful, benign)
+    ]
+    return float((below[0] - below[1]).abs().max())
 
 
 def _cohens_d(harmful: Tensor, benign: Tensor, min_per_class: int) -> float:

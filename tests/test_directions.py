@@ -6,7 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from regap_interp import Direction, cosine, drift_direction, orthogonalise, refusal_direction
+from regap_interp import (
+    Direction,
+    cosine,
+    drift_direction,
+    orthogonalise,
+    random_orthogonal,
+    refusal_direction,
+)
 
 HARMFUL = torch.tensor([[4.0, 1.0, 0.0], [6.0, 3.0, 0.0]])  # mean (5, 2, 0)
 HARMLESS = torch.tensor([[1.0, 2.0, 1.0], [3.0, 0.0, 1.0], [2.0, 1.0, 1.0]])  # mean (2, 1, 1)
@@ -140,3 +147,19 @@ def test_refusals_say_what_was_given(make: Callable[[], object], message: str) -
 def test_pairs_must_match(media_ids: list[str], text_ids: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         drift_direction(HARMFUL, HARMFUL + 1, media_ids=media_ids, text_ids=text_ids)
+
+
+def test_controls_are_orthogonal_equally_long_and_reproducible() -> None:
+    generator = torch.Generator().manual_seed(0)
+    refusal, other, drift = torch.randn(3, 128, generator=generator, dtype=torch.float64)
+    drawn = random_orthogonal(10, like=drift, against=[refusal, other], seed=4)
+    assert drawn.shape == (10, 128)
+    torch.testing.assert_close(drawn.norm(dim=1), drift.norm().expand(10))
+    assert (drawn @ torch.stack([refusal, other]).T).abs().max() < 1e-11
+    assert torch.equal(drawn, random_orthogonal(10, like=drift, against=[refusal, other], seed=4))
+    assert not torch.equal(drawn, random_orthogonal(10, like=drift, against=[refusal], seed=5))
+
+
+def test_controls_are_refused_when_no_dimension_is_left() -> None:
+    with pytest.raises(ValueError, match="spans all 2 dimensions"):
+        random_orthogonal(1, like=torch.ones(2), against=[torch.ones(2), torch.tensor([1.0, 0])])

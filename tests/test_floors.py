@@ -52,7 +52,7 @@ def test_no_floor_imports_one_above_it(level: int) -> None:
 
 
 def test_an_upward_import_would_be_seen() -> None:
-    source = "def f():\n    from analyses.cli import main\n    import regap_interp.steering as s\n"
+    source = "def f():\n    from analyses.cli import main\n    import regap_interp.capture as s\n"
     assert set(imported_packages(source)) == {"analyses", "regap_interp"}
 
 

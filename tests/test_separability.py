@@ -26,7 +26,9 @@ def test_separation_by_hand() -> None:
         torch.tensor([4.0, 6.0, 1.0, 2.0, 3.0]), torch.tensor([True, True, False, False, False])
     )
     assert found.cohens_d == pytest.approx(3 / (4 / 3) ** 0.5)
-    assert (found.auroc, found.gap, found.n_harmful, found.n_benign) == (1.0, 3.0, 2, 3)
+    assert found.fisher == pytest.approx(9 / (2 + 1))
+    assert (found.auroc, found.ks, found.gap) == (1.0, 1.0, 3.0)
+    assert (found.n_harmful, found.n_benign) == (2, 3)
 
 
 def test_auroc_agrees_with_mann_whitney_ties_included() -> None:
@@ -35,6 +37,23 @@ def test_auroc_agrees_with_mann_whitney_ties_included() -> None:
     benign = torch.randint(0, 12, (45,), generator=generator).double()
     u = stats.mannwhitneyu(harmful.numpy(), benign.numpy()).statistic
     assert auroc(harmful, benign) == pytest.approx(u / (60 * 45), abs=1e-12)
+
+
+def test_ks_and_fisher_agree_with_scipy_ties_included() -> None:
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randint(0, 12, (105,), generator=generator).double()
+    harmful = torch.arange(105) < 60
+    values[harmful] += 2
+    found = separation(values, harmful)
+    mine, theirs = values[harmful].numpy(), values[~harmful].numpy()
+    assert found.ks == pytest.approx(stats.ks_2samp(mine, theirs).statistic, abs=1e-12)
+    # Welch's t with equal weights of the variances, which equal sizes give.
+    size = 45
+    t = stats.ttest_ind(mine[:size], theirs, equal_var=False).statistic
+    even = separation(torch.cat([values[:size], values[60:]]), torch.arange(2 * size) < size)
+    assert even.fisher == pytest.approx(t**2 / size)
+    alone = separation(values[59:], harmful[59:])
+    assert math.isnan(alone.ks) and math.isnan(alone.fisher)
 
 
 def test_auroc_follows_from_d_under_equal_normals() -> None:

@@ -41,8 +41,13 @@ class _Stop(Exception):
 
 
 def engine_of(adapter: Adapter) -> "Engine":
-    """The one engine of a model."""
+    """The one engine of a model; it is forgotten with the last graph."""
     return _ENGINES.setdefault(adapter.module, Engine(adapter))
+
+
+def is_steered(adapter: Adapter) -> bool:
+    """Whether a graph is installed on the model."""
+    return adapter.module in _ENGINES
 
 
 class Installation:
@@ -154,14 +159,18 @@ class Engine:
         if self._active:  # an interrupt ended the last pass before its hooks could
             self._finish()
         self._active = True
-        inputs = {**dict(zip(self._names, args, strict=False)), **kwargs}
-        call = self.adapter.read_call(inputs)
-        memory = self._memories.get(inputs["past_key_values"]) if call.past else None
-        if call.past and memory is None:
+        inputs = {**dict(zip(self._names, args, strict=False)), **kwargs} if args else kwargs
+        cache, ids = inputs.get("past_key_values"), inputs.get("input_ids")
+        past = 0 if cache is None else int(cache.get_seq_length())
+        memory = self._memories.get(cache) if past else None
+        if past and memory is None:
             raise SiteError(
                 "the model goes on from keys and values of a prompt that it read before the graph "
                 "was installed; read the prompt again inside the graph's `with` block"
             )
+        if memory is not None and memory.values is None and ids is not None and ids.shape[1] == 1:
+            return  # a step of decoding, of which the graph asks nothing
+        call = self.adapter.read_call(inputs)
         if call.phase == "prefill":
             self._refuse_rereading(inputs["input_ids"], call.past)
             self._prefill(call, inputs)
@@ -354,17 +363,20 @@ def run_prefill(
         doses: Filled with how far each edit moved the states it touched.
     """
     module = adapter.module
-    with lock_of(module):
+    with lock_of(module), torch.no_grad():
         engine = engine_of(adapter)
         engine.add(graph)
         last = (adapter.n_layers - 1, LAST_OF_LAYER)
         # The head on every position is the costliest part of a pass that keeps one of them.
         sites: list[Edit | Read] = [*engine.plan.edits, *engine.plan.reads]
         whole = any(engine.plan.place(one) > last for one in sites)
+        if stop is not None and engine.plan.branches:
+            # A graph installed further out may decide later what earlier layers hold.
+            stop = max(stop, min((engine.plan.decided[0], LAST_OF_LAYER), last))
         engine.errand = errand = Errand(last if stop is None and not whole else stop, doses)
         output = None
         try:
-            with torch.no_grad(), standing_down(adapter):
+            with standing_down(adapter):
                 output = module(**batch.inputs, use_cache=False)
         except _Stop:
             pass

@@ -13,7 +13,7 @@ from regap_interp.graph.edits import Edit
 from regap_interp.graph.errors import GraphError
 from regap_interp.graph.explain import Explanation, explain
 from regap_interp.graph.nodes import Node
-from regap_interp.graph.plan import LAST_OF_LAYER, plan
+from regap_interp.graph.plan import plan
 from regap_interp.graph.results import Run
 from regap_interp.graph.values import Values
 
@@ -230,8 +230,7 @@ def run_once(
     planned = plan(edits, outputs, adapter.n_layers)
     if any(read.phase == "decode" for read in planned.reads):
         raise GraphError("an output is read in decoding; generate under graph.on(adapter)")
-    deepest = [planned.place(read) for read in planned.reads]
-    deepest += [(branch.deepest[0], LAST_OF_LAYER) for branch in planned.branches]
+    deepest = [planned.place(read) for read in (*planned.reads, *planned.unknown)]
     if not deepest and not logits:
         raise GraphError("nothing to return: give the graph outputs={name: value}, or logits=True")
     stop = None if logits else max(deepest)

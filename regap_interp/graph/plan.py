@@ -46,7 +46,7 @@ class Plan:
         """Where passes may begin to differ: the earliest edit of any of them in the prefill."""
         edits = [e for e in self.edits if e.phase != "decode"]
         edits += [edit for branch in self.branches for edit in branch.edits]
-        return min((self.place(edit) for edit in edits), default=(self.n_layers, 0))
+        return min((self.place(edit) for edit in edits), default=(self.n_layers - 1, LAST_OF_LAYER))
 
     @property
     def snapshot(self) -> Place:
