@@ -62,7 +62,8 @@ def explain(
     planned = plan(edits, outputs, adapter.n_layers)
     lines = [f"graph for {adapter.model_id}, {adapter.n_layers} layers"]
     lines += [f"  edit    {describe_edit(edit)} ({edit.phase})" for edit in planned.edits]
-    for read in (*planned.reads, *sorted(planned.unknown, key=planned.place)):
+    others = [read for branch in planned.branches for read in branch.reads]
+    for read in (*planned.reads, *others):
         lines.append(f"  read    {_read(read)}")
     modalities = MODALITIES if batch is None else batch.modalities
     resumed, costs = _passes(planned, adapter, tuple(modalities), lines)
