@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -72,18 +72,7 @@ def add(
         head: One head of z or result.
         keep_norm: Scale the state back to the length it had.
     """
-    rule = position_rule(at)
-    return Edit(
-        "add",
-        site,
-        layer,
-        _value(value),
-        node(strength),
-        rule,
-        _phase(phase, rule),
-        head=head,
-        keep_norm=keep_norm,
-    )
+    return _edit("add", site, layer, _value(value), strength, at, phase, head, keep_norm=keep_norm)
 
 
 def remove(
@@ -110,17 +99,9 @@ def remove(
         phase: As in `add`.
         head: As in `add`.
     """
-    rule = position_rule(at)
-    return Edit(
-        "remove",
-        site,
-        layer,
-        constant(direction),
-        node(strength),
-        rule,
-        _phase(phase, rule),
-        centre=_centre(direction) if centred else None,
-        head=head,
+    centre = _centre(direction) if centred else None
+    return _edit(
+        "remove", site, layer, constant(direction), strength, at, phase, head, centre=centre
     )
 
 
@@ -147,18 +128,9 @@ def set_coordinate(
         phase: As in `add`.
         head: As in `add`.
     """
-    rule = position_rule(at)
-    return Edit(
-        "set_coordinate",
-        site,
-        layer,
-        constant(direction),
-        node(strength),
-        rule,
-        _phase(phase, rule),
-        to=node(to),
-        centre=_centre(direction),
-        head=head,
+    more = {"to": node(to), "centre": _centre(direction)}
+    return _edit(
+        "set_coordinate", site, layer, constant(direction), strength, at, phase, head, **more
     )
 
 
@@ -184,17 +156,23 @@ def replace(
         phase: As in `add`.
         head: As in `add`.
     """
+    return _edit("replace", site, layer, _value(value), strength, at, phase, head)
+
+
+def _edit(
+    op: Op,
+    site: str,
+    layer: int | None,
+    value: Node,
+    strength: Operand,
+    at: At | int | Sequence[int],
+    phase: Phase | None,
+    head: int | None,
+    **more: Any,
+) -> Edit:
     rule = position_rule(at)
-    return Edit(
-        "replace",
-        site,
-        layer,
-        _value(value),
-        node(strength),
-        rule,
-        _phase(phase, rule),
-        head=head,
-    )
+    when: Phase = phase or ("decode" if isinstance(rule, Steps) else "prefill")
+    return Edit(op, site, layer, value, node(strength), rule, when, head=head, **more)
 
 
 def _value(value: Direction | Tensor | Node) -> Node:
@@ -203,7 +181,3 @@ def _value(value: Direction | Tensor | Node) -> Node:
 
 def _centre(direction: Direction | Tensor) -> Constant | None:
     return Constant(direction.centre) if isinstance(direction, Direction) else None
-
-
-def _phase(phase: Phase | None, at: At) -> Phase:
-    return phase or ("decode" if isinstance(at, Steps) else "prefill")
