@@ -6,7 +6,7 @@ rows in which they do, and then the main pass is run again for the rows whose ga
 right, keys and values too.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +36,7 @@ class Ahead:
 
     def __init__(
         self,
-        adapter: Adapter,
+        values: Values,
         plan: Plan,
         call: Any,
         stage: Stage,
@@ -45,17 +45,17 @@ class Ahead:
         """Prepare to look ahead.
 
         Args:
-            adapter: The model.
+            values: Where reads go.
             plan: With branches.
             call: What the prefill holds.
             stage: Told which pass runs while layers are run again.
             recomputed: Counts the layers run again for each row.
         """
         self.plan, self.call, self.stage, self.recomputed = plan, call, stage, recomputed
-        self.values = Values(adapter, call.modalities)
+        self.values = values
         self.end: Place = (plan.decided[0], LAST_OF_LAYER)
         self.main = Pass(
-            self.values,
+            values,
             call,
             [edit for edit in plan.edits if edit.phase != "decode"],
             [read for read in plan.reads if read.phase == "prefill"]
@@ -64,7 +64,6 @@ class Ahead:
             put=self._take,
         )
         self._calls: LayerCalls | None = None
-        self._adapter = adapter
         self._snapshot: Tensor | None = None
         self._shadows: dict[Read, Value] = {}
 
@@ -77,7 +76,7 @@ class Ahead:
     def listen(self) -> LayerCalls:
         """Begin to remember how layers are called; to be removed after the pass."""
         layers = range(self.plan.first_layer, self.plan.decided[0] + 1)
-        self._calls = LayerCalls(self._adapter, layers)
+        self._calls = LayerCalls(self.values.adapter, layers)
         return self._calls
 
     def visit(self, where: Place, states: Tensor) -> Tensor | None:
@@ -94,9 +93,10 @@ class Ahead:
     def _decide(self, states: Float[Tensor, "batch position d_model"]) -> Tensor:
         main = self.main
         assumed = dict(main.strengths)
+        made = [(e, assumed[e]) for of in main.edits.values() for e in of if e in assumed]
         for branch in self.plan.branches:
             lane = Pass(self.values, self.call, branch.edits, branch.reads)
-            rows = differing(branch, lane, assumed, self.plan)
+            rows = differing(branch, lane, made, self.plan)
             for read in branch.reads:
                 self.values.reads[read] = self._shadows[read]
             if len(rows):
@@ -151,13 +151,23 @@ def why_not_resumed(plan: Plan, adapter: Adapter) -> str | None:
     """Why other passes run on their own before the main one, if they do."""
     if plan.decided >= (plan.n_layers, 0):
         return "a value of another pass is read after the last layer"
-    return resume_obstacle(adapter, plan.snapshot[0])
+    return resume_obstacle(adapter, max(plan.snapshot[0], 0))
 
 
 def differing(
-    branch: Branch, lane: Pass, assumed: Mapping[Edit, Float[Tensor, "batch"]], plan: Plan
+    branch: Branch,
+    lane: Pass,
+    made: Iterable[tuple[Edit, Float[Tensor, "batch"]]],
+    plan: Plan,
 ) -> Int[Tensor, "row"]:
-    """Rows in which a branch does something else than the main pass has done so far."""
+    """Rows in which a branch does something else than the main pass has done so far.
+
+    Args:
+        branch: The other pass.
+        lane: The same, ready to run.
+        made: Every edit that the main pass has made, as often as it was made, and how strongly.
+        plan: The passes.
+    """
     kinds: list[Edit] = []
 
     def kind(edit: Edit) -> int:
@@ -167,13 +177,14 @@ def differing(
         kinds.append(edit)
         return len(kinds) - 1
 
-    own = [(kind(edit), lane.strength(edit)) for edit in _in_order(branch.edits, plan)]
-    main = [(kind(edit), assumed[edit]) for edit in _in_order(assumed, plan)]
+    own = _in_order([(edit, lane.strength(edit)) for edit in branch.edits], plan)
+    main = _in_order(made, plan)
 
     def effects(of: list[tuple[int, Tensor]], row: int) -> list[tuple[int, float]]:
         return [(number, float(strength[row])) for number, strength in of if strength[row] != 0]
 
-    rows = [row for row in range(len(lane.values)) if effects(own, row) != effects(main, row)]
+    mine, theirs = ([(kind(edit), strength) for edit, strength in of] for of in (own, main))
+    rows = [row for row in range(len(lane.values)) if effects(mine, row) != effects(theirs, row)]
     return torch.tensor(rows, dtype=torch.long)
 
 
@@ -183,7 +194,8 @@ def moves(edit: Edit, unknown: frozenset[Read]) -> bool:
     return any(not unknown.isdisjoint(reads_below(one)) for one in more)
 
 
-def _in_order(edits: Iterable[Edit], plan: Plan) -> list[Edit]:
+def _in_order(made: Iterable[tuple[Edit, Tensor]], plan: Plan) -> list[tuple[Edit, Tensor]]:
     """Edits in the order in which a pass makes them, as far as it is decided by other passes."""
-    within = [edit for edit in edits if plan.place(edit) <= (plan.decided[0], LAST_OF_LAYER)]
-    return sorted(within, key=plan.place)
+    end = (plan.decided[0], LAST_OF_LAYER)
+    within = [one for one in made if plan.place(one[0]) <= end]
+    return sorted(within, key=lambda one: plan.place(one[0]))

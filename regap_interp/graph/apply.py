@@ -1,7 +1,7 @@
 """What an edit does to the states at a site: tensors in, tensors out."""
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from regap_interp.graph.edits import Edit
@@ -16,6 +16,7 @@ def edited(
     strength: Float[Tensor, "row"],
     value: Value,
     to: Float[Tensor, "row"] | None,
+    order: Int[Tensor, "row index"] | None = None,
 ) -> Float[Tensor, "row position *site"] | None:
     """`states` with one edit made, in their own dtype; None where it changes nothing.
 
@@ -26,6 +27,7 @@ def edited(
         strength: One for each row; rows at 0 keep their bits.
         value: What is added or put in, or the direction.
         to: The coordinate to set, for `set_coordinate`.
+        order: The positions of explicit indices, in the order in which they were given.
     """
     strong = strength != 0
     if not strong.any():
@@ -36,7 +38,12 @@ def edited(
     if not chosen.any():
         return None
     part = states if edit.head is None else states[:, :, edit.head]
-    new = _new(edit, part, chosen, strength, value, to)
+    spread = (
+        None
+        if edit.op in ("remove", "set_coordinate")
+        else _spread(edit, value, part, chosen, order)
+    )
+    new = _new(edit, part, strength, value, to, spread)
     if edit.keep_norm:
         length = exact(part).norm(dim=-1, keepdim=True)
         new = (exact(new) * (length / exact(new).norm(dim=-1, keepdim=True))).to(part.dtype)
@@ -52,21 +59,21 @@ def edited(
 def _new(
     edit: Edit,
     part: Tensor,
-    chosen: Tensor,
     strength: Tensor,
     value: Value,
     to: Tensor | None,
+    spread: Tensor | None,
 ) -> Tensor:
     amount = exact(strength.to(part.device))
     amount = amount.reshape(-1, *[1] * (part.ndim - 1))
-    if edit.op == "add":
-        return part + (amount * exact(_spread(edit, value, part, chosen))).to(part.dtype)
-    if edit.op == "replace":
-        target = _spread(edit, value, part, chosen)
-        if bool((strength == 1).all()):
-            return target.to(part.dtype).expand_as(part)
-        states = exact(part)
-        return (states + amount * (exact(target) - states)).to(part.dtype)
+    if spread is not None and edit.op == "add":
+        # Half precision rounds once, not the shift and then the sum.
+        wide = torch.promote_types(part.dtype, torch.float32)
+        return (part.to(wide) + (amount * exact(spread)).to(wide)).to(part.dtype)
+    if spread is not None:
+        states, target = exact(part), exact(spread)
+        mixed = states + amount * (target - states)
+        return torch.where(amount == 1, target, mixed).to(part.dtype)
     vector = exact(value.tensor[0].to(part.device))
     unit = vector / vector.norm()
     states = exact(part)
@@ -78,10 +85,15 @@ def _new(
     return part - (amount * coordinate * unit).to(part.dtype)
 
 
-def _spread(edit: Edit, value: Value, part: Tensor, chosen: Tensor) -> Tensor:
+def _spread(edit: Edit, value: Value, part: Tensor, chosen: Tensor, order: Tensor | None) -> Tensor:
     """The value at every position of the site."""
     given = value.tensor.to(part.device)
     if value.mask is not None:
+        if bool((chosen & ~value.mask.to(chosen.device)).any()):
+            raise GraphError(
+                f"{edit.op} {edit.site} at={edit.at!r}: its value was read at other positions; "
+                "read it with the same rule, or take its mean"
+            )
         return given
     if given.ndim < part.ndim:
         return given.unsqueeze(1)
@@ -94,5 +106,9 @@ def _spread(edit: Edit, value: Value, part: Tensor, chosen: Tensor) -> Tensor:
         )
     spread = torch.zeros_like(part, dtype=given.dtype)
     rows = given.expand(len(part), *given.shape[1:])
-    spread[chosen] = rows[counts > 0].reshape(-1, *part.shape[2:])
+    if order is not None:
+        each = torch.arange(len(part), device=part.device)[:, None]
+        spread[each, order.to(part.device)] = rows
+    else:
+        spread[chosen] = rows[counts > 0].reshape(-1, *part.shape[2:])
     return spread

@@ -1,6 +1,6 @@
 """Whether a graph can run on a model and a batch, decided before anything is computed."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from model_adapters import Adapter
 from model_adapters.batch import Positions
@@ -66,6 +66,7 @@ def check_batch(edits: Iterable[Edit], outputs: dict[str, Node], prompt: Positio
         GraphError: as `check` does.
     """
     main = tuple(edits)
+    check_rows(main, outputs, len(prompt))
     for node in walk([*outputs.values(), *(one for edit in main for one in edit.inputs())]):
         prefill = isinstance(node, Read) and node.phase == "prefill"
         if isinstance(node, Read) and prefill and not span_mask(node.at, prompt).any():
@@ -73,16 +74,25 @@ def check_batch(edits: Iterable[Edit], outputs: dict[str, Node], prompt: Positio
                 f"{name_of(node)} at={node.at!r}: no row of the batch has such positions; its "
                 f"modalities are {', '.join(sorted(set(prompt.modalities)))}"
             )
-        if isinstance(node, Constant) and node.value.ndim > 1:
-            rows = node.value.shape[0]
-            if rows not in (1, len(prompt)):
-                raise GraphError(
-                    f"a constant holds {rows} rows, the batch {len(prompt)}; states of another "
-                    "run need the same rows, in the same order"
-                )
     for edit in main:
         if edit.phase != "decode" and isinstance(edit.at, tuple):
             span_mask(edit.at, prompt)
+
+
+def check_rows(edits: Iterable[Edit], outputs: Mapping[str, Node], rows: int) -> None:
+    """Refuse states of another run that has other rows.
+
+    Raises:
+        GraphError: telling both numbers.
+    """
+    for node in walk([*outputs.values(), *(one for edit in edits for one in edit.inputs())]):
+        if isinstance(node, Constant) and node.value.ndim > 1:
+            held = node.value.shape[0]
+            if held not in (1, rows):
+                raise GraphError(
+                    f"a constant holds {held} rows, the batch {rows}; states of another run need "
+                    "the same rows, in the same order"
+                )
 
 
 def _check_node(node: Node, adapter: Adapter) -> None:
@@ -201,6 +211,10 @@ def _check_edit(edit: Edit, adapter: Adapter, shapes: dict[Node, Shape]) -> None
         raise GraphError(
             f"{what}: its value is {value}, the site is {feature[-1]} wide; take a direction or "
             "states of this model and site"
+        )
+    if value.several and edit.phase != "prefill":
+        raise GraphError(
+            f"{what}: its value has several positions, a pass of decoding holds one; take the mean"
         )
     if edit.op in ("remove", "set_coordinate"):
         if not isinstance(edit.value, Constant) or edit.value.value.ndim != 1:

@@ -15,6 +15,7 @@ from regap_interp.graph.nodes import (
     Phase,
     Steps,
     constant,
+    layer_number,
     node,
     position_rule,
 )
@@ -172,7 +173,7 @@ def _edit(
 ) -> Edit:
     rule = position_rule(at)
     when: Phase = phase or ("decode" if isinstance(rule, Steps) else "prefill")
-    return Edit(op, site, layer, value, node(strength), rule, when, head=head, **more)
+    return Edit(op, site, layer_number(layer), value, node(strength), rule, when, head=head, **more)
 
 
 def _value(value: Direction | Tensor | Node) -> Node:

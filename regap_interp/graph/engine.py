@@ -8,12 +8,14 @@ them.
 import copy
 import dataclasses
 import inspect
+import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.cache_utils import Cache
 
 from model_adapters import Adapter, Batch
 from model_adapters.errors import SiteError
@@ -21,9 +23,10 @@ from model_adapters.resume import cache_obstacle
 from model_adapters.stand_down import standing_down
 from model_adapters.tracer import lock_of
 from regap_interp.graph.ahead import Ahead, Stage, why_not_resumed
-from regap_interp.graph.check import check
+from regap_interp.graph.check import check, check_rows
 from regap_interp.graph.edits import Edit
 from regap_interp.graph.errors import GraphError
+from regap_interp.graph.generating import GenerateWatch
 from regap_interp.graph.nodes import Node, Read
 from regap_interp.graph.passes import Pass
 from regap_interp.graph.places import Place, site_at
@@ -50,22 +53,27 @@ def is_steered(adapter: Adapter) -> bool:
     return adapter.module in _ENGINES
 
 
+@dataclasses.dataclass(eq=False)
+class Record:
+    """What one graph did in one prefill and in the decoding after it."""
+
+    prefill: Run
+    steps: dict[str, list[Tensor]] = dataclasses.field(default_factory=dict)
+    """Outputs of decoding, one tensor for each step."""
+
+    @property
+    def run(self) -> Run:
+        """Both together."""
+        decoded = {name: torch.stack(of, dim=1) for name, of in self.steps.items()}
+        return dataclasses.replace(self.prefill, values={**self.prefill.values, **decoded})
+
+
 class Installation:
     """One graph as it stands on a model, and what it last did there."""
 
     def __init__(self, edits: Sequence[Edit], outputs: Mapping[str, Node], *, resume: bool) -> None:
         self.edits, self.outputs, self.resume = tuple(edits), dict(outputs), resume
-        self.prefill: Run | None = None
-        self.steps: dict[str, list[Tensor]] = {}
-        """Outputs of decoding, one tensor for each step."""
-
-    @property
-    def last(self) -> Run | None:
-        """The latest prefill and the decoding after it."""
-        if self.prefill is None:
-            return None
-        decoded = {name: torch.stack(of, dim=1) for name, of in self.steps.items()}
-        return dataclasses.replace(self.prefill, values={**self.prefill.values, **decoded})
+        self.record: Record | None = None
 
 
 @dataclasses.dataclass(eq=False)
@@ -93,12 +101,11 @@ class Engine:
         self._standing: list[Any] = []
         self._handles: list[Any] = []
         self._busy = False
-        self._active = False
+        self._owner: int | None = None
+        """The thread whose pass is running."""
         self._main: Pass | None = None
         self._memories: weakref.WeakKeyDictionary[Any, _Memory] = weakref.WeakKeyDictionary()
         """By the cache that decoding goes on from."""
-        self._ids: Tensor | None = None
-        """What the latest prefill read."""
         self._names = list(inspect.signature(type(adapter.module).forward).parameters)[1:]
 
     # --- putting graphs on and taking them off ---
@@ -110,21 +117,27 @@ class Engine:
             GraphError: for a graph that cannot run on this model.
         """
         check(graph.edits, graph.outputs, self.adapter)
-        self._replan([*self.graphs, graph])
-        if self._standing:
-            return
-        # Found out before any hook of ours stands, by small passes of the adapter's own.
-        _ = self.adapter.layer_arguments
+        try:
+            # Found out before any hook of ours stands, by small passes of the adapter's own.
+            _ = self.adapter.layer_arguments
+            self._replan([*self.graphs, graph])
+            if not self._standing:
+                self._stand()
+        except BaseException:
+            self.remove(graph)
+            raise
+
+    def _stand(self) -> None:
         module = self.adapter.module
         decoder = module.get_submodule(self.adapter.layout.layers.rpartition(".")[0])
-        self._standing = [
-            module.register_forward_pre_hook(self._before, with_kwargs=True),
-            module.register_forward_hook(self._after, with_kwargs=True, always_call=True),
-            decoder.register_forward_pre_hook(self._guard),
-        ]
+        self._standing.append(module.register_forward_pre_hook(self._before, with_kwargs=True))
+        after = module.register_forward_hook(self._after, with_kwargs=True, always_call=True)
+        self._standing.append(after)
+        self._standing.append(decoder.register_forward_pre_hook(self._guard))
+        self._standing.append(GenerateWatch(module))
 
     def remove(self, graph: Installation) -> None:
-        """Take a graph off; with the last one goes every hook."""
+        """Take a graph off; with the last one goes every hook. Call it under the model's lock."""
         self._finish()
         self._replan([one for one in self.graphs if one is not graph])
         if not self.graphs:
@@ -145,7 +158,7 @@ class Engine:
     # --- hooks that stand ---
 
     def _guard(self, module: nn.Module, args: Any) -> None:
-        if not self._active:
+        if self._owner != threading.get_ident():
             raise SiteError(
                 "a graph is installed on this model, and its decoder was called past the model's "
                 "own forward, where the graph cannot see what the positions hold. Call the model "
@@ -153,70 +166,74 @@ class Engine:
             )
 
     def _before(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        if self._busy:
+        lock = lock_of(module)
+        lock.acquire()
+        if self._busy or not self.graphs:
+            # A pass of our own, or the last graph left while this thread waited.
+            lock.release()
             return
-        lock_of(module).acquire()
-        if self._active:  # an interrupt ended the last pass before its hooks could
+        if self._owner is not None:  # an interrupt ended the last pass before its hooks could
             self._finish()
-        self._active = True
+        self._owner = threading.get_ident()
         inputs = {**dict(zip(self._names, args, strict=False)), **kwargs} if args else kwargs
         cache, ids = inputs.get("past_key_values"), inputs.get("input_ids")
         past = 0 if cache is None else int(cache.get_seq_length())
         memory = self._memories.get(cache) if past else None
-        if past and memory is None:
+        if past and (memory is None or not memory.knows(self.graphs)):
             raise SiteError(
-                "the model goes on from keys and values of a prompt that it read before the graph "
-                "was installed; read the prompt again inside the graph's `with` block"
+                "the model goes on from keys and values that it computed before the graph was "
+                "installed, or from a copy of a cache; read the prompt again inside the graph's "
+                "`with` block"
             )
         if memory is not None and memory.values is None and ids is not None and ids.shape[1] == 1:
             return  # a step of decoding, of which the graph asks nothing
         call = self.adapter.read_call(inputs)
         if call.phase == "prefill":
-            self._refuse_rereading(inputs["input_ids"], call.past)
-            self._prefill(call, inputs)
+            self._prefill(call, inputs, memory)
         elif memory is not None and memory.values is not None:
             self._decode(call, memory, memory.values)
 
-    def _refuse_rereading(self, ids: Tensor, past: int) -> None:
-        before, self._ids = self._ids, ids
-        if before is None or past or ids.shape != (len(before), before.shape[1] + 1):
-            return
-        if torch.equal(ids[:, :-1], before):
-            raise SiteError(
-                "this looks like generation without a cache, which reads the whole text again for "
-                "every token: the graph could not tell the prompt from the answer. Generate with "
-                "use_cache=True"
-            )
-
     def _after(self, module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
-        if self._busy:
+        if self._busy or self._owner != threading.get_ident():
             return
         main = self._main
         if output is not None and main is not None:
             self._report(main)
-            cache = kwargs.get("past_key_values") or getattr(output, "past_key_values", None)
+            cache = _cache_in([kwargs.get("past_key_values"), output])
             if cache is not None and main.step is None:
-                self._memories[cache] = _Memory(main.values if self.plan.decodes else None)
+                values = main.values if self.plan.decodes else None
+                records = {graph: graph.record for graph in self.graphs if graph.record}
+                self._memories[cache] = _Memory(values, main.values.modalities, records)
         self._finish()
 
     def _finish(self) -> None:
         for handle in self._handles:
             handle.remove()
         self._handles, self.stage.running, self._main = [], None, None
-        if self._active:
-            self._active = False
+        if self._owner == threading.get_ident():
+            self._owner = None
             lock_of(self.adapter.module).release()
 
     # --- passes ---
 
-    def _prefill(self, call: Any, inputs: Mapping[str, Any]) -> None:
+    def _prefill(self, call: Any, inputs: Mapping[str, Any], memory: "_Memory | None") -> None:
+        module = self.adapter.module
+        if module.training and module.is_gradient_checkpointing and torch.is_grad_enabled():
+            raise SiteError(
+                "gradient checkpointing runs layers again in the backward pass, where the graph's "
+                "edits are gone; switch it off: model.gradient_checkpointing_disable()"
+            )
+        for graph in self.graphs:
+            check_rows(graph.edits, graph.outputs, len(call))
         self._recomputed = torch.zeros(len(call), dtype=torch.long)
+        # A later turn still holds the media of earlier ones.
+        earlier = ("text",) * len(call) if memory is None else memory.modalities
+        values = Values(self.adapter, tuple(map(_joined, earlier, call.modalities)))
         if self.plan.branches and self._resumes(call, inputs):
-            ahead = Ahead(self.adapter, self.plan, call, self.stage, self._recomputed)
+            ahead = Ahead(values, self.plan, call, self.stage, self._recomputed)
             self._run(ahead.main, ahead.visit, ahead.places, until=ahead.end)
             self._handles.append(ahead.listen())
             return
-        values = Values(self.adapter, call.modalities)
         if self.plan.branches:
             self._run_before(values, call, inputs)
         edits = [edit for edit in self.plan.edits if edit.phase != "decode"]
@@ -224,8 +241,14 @@ class Engine:
         self._run(Pass(values, call, edits, reads))
 
     def _resumes(self, call: Any, inputs: Mapping[str, Any]) -> bool:
+        config = self.adapter.module.config
+        shown = ("output_hidden_states", "output_attentions")
+        # Whoever looks at layers in between must not see them run twice, or before they are right.
+        watched = any(inputs.get(name) or getattr(config, name, False) for name in shown)
         return (
-            all(graph.resume for graph in self.graphs)
+            not watched
+            and not (self.adapter.interleaver.interleaving and self.adapter.interleaver.mediators)
+            and all(graph.resume for graph in self.graphs)
             and why_not_resumed(self.plan, self.adapter) is None
             and cache_obstacle(inputs.get("past_key_values"), call.past) is None
         )
@@ -258,6 +281,8 @@ class Engine:
                 "strengths chosen row by row have nowhere to go"
             )
         memory.step += 1
+        for graph in self.graphs:
+            graph.record = memory.records[graph]
         edits = [edit for edit in self.plan.edits if edit.phase != "prefill"]
         reads = [read for read in self.plan.reads if read.phase == "decode"]
         self._run(Pass(values, call, edits, reads, step=memory.step))
@@ -322,27 +347,38 @@ class Engine:
                 if reads_below(node) <= main.values.reads.keys()
                 and (main.step is not None) == _decodes(node)
             }
-            if main.step is not None:
+            if main.step is not None and graph.record is not None:
                 for name, value in outputs.items():
-                    graph.steps.setdefault(name, []).append(value)
+                    graph.record.steps.setdefault(name, []).append(value)
                 continue
-            graph.steps = {}
-            graph.prefill = Run(
-                values=outputs,
-                strengths={e: main.strengths[e] for e in graph.edits if e in main.strengths},
-                recomputed=self._recomputed,
-                n_layers=self.plan.n_layers,
-                modalities=main.values.modalities,
+            graph.record = Record(
+                Run(
+                    values=outputs,
+                    strengths={e: main.strengths[e] for e in graph.edits if e in main.strengths},
+                    recomputed=self._recomputed,
+                    n_layers=self.plan.n_layers,
+                    modalities=main.values.modalities,
+                )
             )
 
 
 class _Memory:
     """What a prefill left for the steps of decoding that go on from its cache."""
 
-    def __init__(self, values: Values | None) -> None:
+    def __init__(
+        self,
+        values: Values | None,
+        modalities: tuple[str, ...],
+        records: Mapping[Installation, Record],
+    ) -> None:
         self.values = values
         """Of the prefill; None where no step of decoding asks for them."""
+        self.modalities, self.records = modalities, records
         self.step = 0
+
+    def knows(self, graphs: Iterable[Installation]) -> bool:
+        """Whether the prompt was read under all of these graphs."""
+        return all(graph in self.records for graph in graphs)
 
 
 def run_prefill(
@@ -373,9 +409,10 @@ def run_prefill(
         if stop is not None and engine.plan.branches:
             # A graph installed further out may decide later what earlier layers hold.
             stop = max(stop, min((engine.plan.decided[0], LAST_OF_LAYER), last))
-        engine.errand = errand = Errand(last if stop is None and not whole else stop, doses)
+        errand = Errand(last if stop is None and not whole else stop, doses)
         output = None
         try:
+            engine.errand = errand
             with standing_down(adapter):
                 output = module(**batch.inputs, use_cache=False)
         except _Stop:
@@ -383,16 +420,33 @@ def run_prefill(
         finally:
             engine.errand = None
             engine.remove(graph)
-        assert graph.prefill is not None and errand.values is not None
+        assert graph.record is not None and errand.values is not None
+        run = graph.record.run
         if stop is not None:
-            return graph.prefill, errand.values
+            return run, errand.values
         rows = torch.arange(len(batch))
         if output is not None:
             logits = output.logits[rows, batch.last]
         else:
             assert errand.states is not None
             logits = adapter.unembed(errand.states[rows, batch.last])
-        return dataclasses.replace(graph.prefill, logits=logits), errand.values
+        return dataclasses.replace(run, logits=logits), errand.values
+
+
+def _cache_in(places: Iterable[Any]) -> Any:
+    """The cache that a pass was given or returned, among its outputs by name or in a tuple."""
+    for found in places:
+        parts = found if isinstance(found, tuple) else [getattr(found, "past_key_values", found)]
+        for one in parts:
+            if isinstance(one, Cache):
+                return one
+    return None
+
+
+def _joined(earlier: str, now: str) -> str:
+    """The modality of a row that held one and then the other."""
+    kinds = {earlier, now} - {"text"}
+    return "omni" if len(kinds) > 1 else (kinds or {"text"}).pop()
 
 
 def _decodes(node: Node) -> bool:

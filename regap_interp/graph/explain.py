@@ -107,11 +107,14 @@ def _passes(
             f"{obstacle}"
         )
         return False, [(cost, cost)] * len(modalities)
-    again = f"layers {planned.first_layer} to {planned.decided[0]}"
-    lines.append(
-        f"  passes  one, which goes on as if gates were closed; {again} run again for rows of "
-        f"other passes, and for rows whose gate opened at layer {planned.decided[0]}"
-    )
+    first, decided = planned.first_layer, planned.decided[0]
+    if first > decided:
+        lines.append("  passes  one: what other passes tell is known before they differ from it")
+    else:
+        lines.append(
+            f"  passes  one, which goes on as if gates were closed; layers {first} to {decided} "
+            f"run again for rows of other passes, and for rows whose gate opened at layer {decided}"
+        )
     everything = planned.unknown | frozenset(planned.reads)
     values, nowhere = Values(adapter, modalities), Positions()
     early = (planned.decided[0], LAST_OF_LAYER)
@@ -127,9 +130,9 @@ def _passes(
     extra = torch.zeros(len(modalities))
     for branch in planned.branches:
         lane = Pass(values, nowhere, branch.edits, (), unknown=everything)
-        rows = differing(branch, lane, assumed, planned)
-        extra[rows] += branch.deepest[0] + 1 - planned.first_layer
-    whole = planned.decided[0] + 1 - planned.first_layer
+        rows = differing(branch, lane, assumed.items(), planned)
+        extra[rows] += max(0, branch.deepest[0] + 1 - planned.first_layer)
+    whole = max(0, planned.decided[0] + 1 - planned.first_layer)
     return True, [
         (float(cost) / n, (float(cost) + whole * bool(wait)) / n)
         for cost, wait in zip(extra, waits, strict=True)

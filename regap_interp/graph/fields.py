@@ -111,7 +111,8 @@ def write(kind: str, value: Any) -> Any:
         case Steps():
             return {"start": value.start, "stop": value.stop}
         case Origin():
-            return {"model": value.model, "site": value.site, "layer": value.layer}
+            written = {"model": value.model, "site": value.site, "layer": value.layer}
+            return written | ({} if value.position is None else {"position": value.position})
         case tuple():
             return [operator.index(one) for one in value]
     if kind.startswith("integer"):
@@ -254,11 +255,14 @@ def _positions(where: str, value: Any) -> At:
 
 
 def _origin(where: str, value: Any) -> Origin:
-    fields = exact_keys(where, value, ("model", "site", "layer"))
+    known = isinstance(value, dict) and "position" in value
+    names = ("model", "site", "layer", *(("position",) if known else ()))
+    fields = exact_keys(where, value, names)
     return Origin(
         read(f'{where}, "model"', "text", fields["model"]),
         read(f'{where}, "site"', "text", fields["site"]),
         read(f'{where}, "layer"', "integer or null", fields["layer"]),
+        read(f'{where}, "position"', "text or null", fields.get("position")),
     )
 
 

@@ -183,15 +183,17 @@ class Steered:
         if self._engine is not None:
             raise GraphError("this graph is already installed; use graph.on(adapter) once more")
         with lock_of(self.adapter.module):
-            self._engine = engine.engine_of(self.adapter)
-            self._engine.add(self._installed)
+            found = engine.engine_of(self.adapter)
+            found.add(self._installed)
+            self._engine = found
         return self
 
     def __exit__(self, *error: object) -> None:
         """Remove every hook of this graph, whatever happened."""
-        assert self._engine is not None
-        self._engine.remove(self._installed)
-        self._engine = None
+        if self._engine is not None:
+            with lock_of(self.adapter.module):
+                self._engine.remove(self._installed)
+            self._engine = None
 
     @property
     def last(self) -> Run:
@@ -200,10 +202,10 @@ class Steered:
         Raises:
             GraphError: before any.
         """
-        last = self._installed.last
-        if last is None:
+        record = self._installed.record
+        if record is None:
             raise GraphError("nothing has run under this graph yet")
-        return last
+        return record.run
 
     def generate(self, batch: Batch, *, max_new_tokens: int, **options: Any) -> Generation:
         """`adapter.generate` under the graph; see there.

@@ -103,11 +103,11 @@ class Node:
     def __le__(self, other: "Operand") -> "Compare":
         return Compare("<=", self, node(other))
 
-    def __and__(self, other: "Node") -> "Logic":
-        return Logic("and", (self, other))
+    def __and__(self, other: "Operand") -> "Logic":
+        return Logic("and", (self, node(other)))
 
-    def __or__(self, other: "Node") -> "Logic":
-        return Logic("or", (self, other))
+    def __or__(self, other: "Operand") -> "Logic":
+        return Logic("or", (self, node(other)))
 
     def __invert__(self) -> "Logic":
         return Logic("not", (self,))
@@ -154,7 +154,10 @@ class Read(Node):
 
 @dataclass(frozen=True, eq=False)
 class Constant(Node):
-    """A fixed tensor: a direction `[d_model]`, or states of another run `[batch, ...]`."""
+    """A fixed tensor: a direction `[d_model]`, or states of another run `[batch, ...]`.
+
+    The tensor is not copied: do not change it in place.
+    """
 
     value: Tensor
     origin: Origin | None = None
@@ -288,10 +291,12 @@ def read(
     head: int | None = None,
 ) -> Read:
     """The value of a site. See `Read`; steps of decoding are `at=Steps(...)`."""
+    if under is not None and not isinstance(under, Sequence):
+        raise TypeError("under is a list of edits: [edit] for a probe, [] for the bare model")
     rule = position_rule(at)
     return Read(
         site,
-        layer,
+        layer_number(layer),
         rule,
         None if under is None else tuple(under),
         phase or ("decode" if isinstance(rule, Steps) else "prefill"),
@@ -304,9 +309,9 @@ def lens(of: Node, tokens: Sequence[int] | None = None) -> Lens:
     return Lens(of, None if tokens is None else tuple(tokens))
 
 
-def select(gate: Node, then: Operand, otherwise: Operand) -> Select:
+def select(gate: Operand, then: Operand, otherwise: Operand) -> Select:
     """Row by row `then` or `otherwise`."""
-    return Select(gate, node(then), node(otherwise))
+    return Select(node(gate), node(then), node(otherwise))
 
 
 def modality(name: str) -> IsModality:
@@ -322,11 +327,16 @@ def node(value: Operand) -> Node:
     """
     if isinstance(value, Node):
         return value
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if isinstance(value, bool):
+        raise TypeError(
+            f"a graph combines nodes and numbers, got {value}; gates are made with > >= < <=, and "
+            "`==` is none"
+        )
+    if isinstance(value, int | float) or getattr(value, "shape", None) == ():
         return Number(float(value))
     raise TypeError(
-        f"a graph combines nodes and numbers, got {type(value).__name__}; wrap a tensor with "
-        "constant(tensor)"
+        f"a graph combines nodes and numbers, got {type(value).__name__}; wrap a tensor of states "
+        "or a direction with constant(tensor)"
     )
 
 
@@ -334,16 +344,26 @@ def constant(value: Direction | Tensor) -> Constant:
     """A direction's raw vector, which remembers where it was measured, or any tensor."""
     if isinstance(value, Direction):
         return Constant(value.vector, value.origin)
+    if not isinstance(value, Tensor):
+        raise TypeError(f"a constant is a tensor or a Direction, got {type(value).__name__}")
     return Constant(value)
 
 
 def position_rule(at: At | int | Sequence[int]) -> At:
     """A position rule from what users write: one index or a list becomes a tuple."""
-    if isinstance(at, int):
-        return (at,)
     if isinstance(at, str | Steps):
         return at
-    return tuple(at)
+    if isinstance(at, Sequence):
+        return tuple(operator.index(one) for one in at if not isinstance(one, str))
+    return (operator.index(at),)
+
+
+def layer_number(layer: int | None) -> int | None:
+    """A layer as a plain int, NumPy's among others; anything else as it is, for the check."""
+    try:
+        return layer if layer is None or isinstance(layer, bool) else operator.index(layer)
+    except TypeError:
+        return layer
 
 
 def walk(roots: Sequence[Node]) -> Iterator[Node]:

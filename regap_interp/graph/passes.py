@@ -110,7 +110,10 @@ class Pass:
             strength, to = strength[at], None if to is None else to[at]
             value = _rows_of(value, self.rows, len(self.values))
         chosen = self._chosen(edit.at, states)
-        new = edited(edit, states, chosen, strength, value, to)
+        order = None
+        if isinstance(edit.at, tuple) and self.step is None:
+            order = self._kept(self._of_rows(indices(edit.at, self.prompt)), states)
+        new = edited(edit, states, chosen, strength, value, to, order)
         if new is not None and self.doses is not None:
             touched = (chosen & (strength != 0)[:, None]).to(states.device)
             old, moved = exact(states)[touched], exact(new - states)[touched]
@@ -120,8 +123,9 @@ class Pass:
     def _chosen(self, at: At, states: Tensor) -> Bool[Tensor, "row position"]:
         if self.step is not None:
             return torch.ones(states.shape[:2], dtype=torch.bool)
-        mask = span_mask(at, self.prompt)
-        return mask if self.rows is None else mask[self.rows.to(mask.device)]
+        mask = self._of_rows(span_mask(at, self.prompt))
+        # A model may compute logits of the last positions only.
+        return mask[:, mask.shape[1] - states.shape[1] :]
 
     def _taken(self, read: Read, states: Tensor) -> Value:
         part = states if read.head is None else states[:, :, read.head]
@@ -129,15 +133,26 @@ class Pass:
         if self.step is not None:
             return Value(part[:, -1].clone())
         if read.at == "last":
-            last = self._of_rows(self.prompt.last).to(part.device)
+            last = self._kept(self._of_rows(self.prompt.last), part).to(part.device)
             return Value(part[row, last])
         if isinstance(read.at, tuple):
-            chosen = self._of_rows(indices(read.at, self.prompt)).to(part.device)
+            chosen = self._kept(self._of_rows(indices(read.at, self.prompt)), part)
+            chosen = chosen.to(part.device)
             taken = part[row[:, None], chosen]
             return Value(taken[:, 0] if len(read.at) == 1 else taken)
-        mask = self._of_rows(span_mask(read.at, self.prompt)).to(part.device)
+        mask = self._chosen(read.at, part).to(part.device)
         inside = mask.reshape(*mask.shape, *[1] * (part.ndim - 2))
         return Value(part.masked_fill(~inside, torch.nan), mask)
+
+    def _kept(self, places: Tensor, states: Tensor) -> Tensor:
+        """Positions of the prompt among those that the states hold, which may be the last few."""
+        kept = places - (self.prompt.roles.shape[1] - states.shape[1])
+        if bool((kept < 0).any()):
+            raise GraphError(
+                f"the model computed this site at its last {states.shape[1]} positions only; ask "
+                "for those, or run it with logits_to_keep=0"
+            )
+        return kept
 
     def _of_rows(self, whole: Tensor) -> Tensor:
         return whole if self.rows is None else whole[self.rows.to(whole.device)]

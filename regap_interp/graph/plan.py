@@ -52,13 +52,13 @@ class Plan:
     def snapshot(self) -> Place:
         """Whose states passes that begin to differ start from: before any edit there."""
         layer, number = self.first
-        return self.first if number == LAST_OF_LAYER else (max(layer, 0), 0)
+        return self.first if number == LAST_OF_LAYER or layer < 0 else (layer, 0)
 
     @property
     def first_layer(self) -> int:
         """The first layer that is run again for another pass."""
         layer, number = self.snapshot
-        return layer + 1 if number == LAST_OF_LAYER else layer
+        return layer + 1 if number == LAST_OF_LAYER else max(layer, 0)
 
     @property
     def decided(self) -> Place:

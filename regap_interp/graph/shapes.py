@@ -157,6 +157,10 @@ def _combined(what: str, left: Shape, right: Shape) -> Shape:
     if len(features) > 1:
         raise GraphError(f"{what} of {left} and {right}: they have different widths")
     several = left.several or right.several
+    if any(one == Shape("number", several=True) for one in (left, right)) and features:
+        raise GraphError(
+            f"{what} of {left} and {right}: take the mean of the numbers over positions first"
+        )
     return Shape("vector", several, features.pop()) if features else Shape("number", several)
 
 

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from model_adapters import Adapter
+from regap_interp.graph.errors import GraphError
 from regap_interp.graph.nodes import (
     ARITHMETIC,
     COMPARISONS,
@@ -62,7 +63,7 @@ class Values:
         if isinstance(node, Number):
             return torch.full((len(self),), node.value, dtype=torch.float64)
         found = self.of(node, unknown).tensor.detach().to("cpu", torch.float64)
-        return found.expand(len(self)).clone() if found.ndim == 0 else found
+        return found.expand(len(self)).clone() if found.numel() == 1 else found
 
     def _of(self, node: Node, unknown: "frozenset[Read]", known: dict[Node, Value]) -> Value:
         if node not in known:
@@ -75,7 +76,7 @@ class Values:
 
         if (
             unknown
-            and not isinstance(node, Logic | Select)
+            and not isinstance(node, Logic | Select | Arithmetic)
             and not unknown.isdisjoint(reads_below(node))
         ):
             if isinstance(node, Compare):
@@ -147,8 +148,18 @@ def _project(node: Project, value: Value) -> Value:
 def _combined(function: Callable[[Tensor, Tensor], Tensor], left: Value, right: Value) -> Value:
     device = right.tensor.device if left.tensor.device.type == "cpu" else left.tensor.device
     a, b = exact(left.tensor.to(device)), exact(right.tensor.to(device))
-    mask = left.mask if right.mask is None else right.mask
-    return Value(function(_aligned(a, b), _aligned(b, a)), mask)
+    return Value(function(_aligned(a, b), _aligned(b, a)), _shared_mask(left, right))
+
+
+def _shared_mask(left: Value, right: Value) -> Tensor | None:
+    if left.mask is None or right.mask is None:
+        return left.mask if right.mask is None else right.mask
+    if not torch.equal(left.mask, right.mask):
+        raise GraphError(
+            "values of different positions are combined position by position; take the mean of "
+            "each first"
+        )
+    return left.mask
 
 
 def _aligned(one: Tensor, other: Tensor) -> Tensor:
@@ -162,5 +173,4 @@ def _selected(gate: Value, then: Value, otherwise: Value) -> Value:
     chosen = gate.tensor.cpu()
     a, b = exact(then.tensor.cpu()), exact(otherwise.tensor.cpu())
     a, b = _aligned(a, b), _aligned(b, a)
-    mask = then.mask if otherwise.mask is None else otherwise.mask
-    return Value(torch.where(_aligned(chosen, a), a, b), mask)
+    return Value(torch.where(_aligned(chosen, a), a, b), _shared_mask(then, otherwise))

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -48,6 +49,14 @@ WRONG: list[tuple[Callable[[], ri.Graph], str]] = [
     (lambda: out(read() + ri.constant(torch.ones(64))), "different widths"),
     (lambda: out(read() > 2), "a gate needs one number a row"),
     (lambda: out(read(at="prompt").project(V) > 2), "take the mean of positions"),
+    (
+        lambda: out(read(at="prompt").project(V) * ri.constant(V)),
+        "take the mean of the numbers over positions",
+    ),
+    (
+        lambda: ri.Graph(ri.replace("resid_post", 3, read(at="prompt"), at="prompt", phase="both")),
+        "a pass of decoding holds one",
+    ),
     (lambda: out(~read().project(V)), "compare it with a threshold"),
     (lambda: out((read().project(V) > 1) + 1), "use select"),
     (lambda: out(ri.lens(ri.read("z", 3, head=0))), "states of the stream"),
@@ -144,8 +153,33 @@ def test_nodes_have_no_truth_value() -> None:
         bool(gate)
     with pytest.raises(TypeError, match="wrap a tensor"):
         _ = read() + V  # type: ignore[operator]
+    for wrong in (lambda: gate & True, lambda: ri.select(read() == 0, 1, 0)):
+        with pytest.raises(TypeError, match="`==` is none"):
+            wrong()
+    with pytest.raises(TypeError, match="a list of edits"):
+        read(under=ri.add("resid_post", 2, V))
     with pytest.raises(ri.GraphError, match="made of edits"):
         ri.Graph(gate)  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("as_users_run_it")
+def test_numbers_of_numpy_and_torch_are_numbers(random_organism: Adapter) -> None:
+    strength: Any = torch.tensor(0.5)
+    where: Any = np.int64(3)
+    edit = ri.add("resid_post", where, V, strength=strength, at=np.int64(-1))
+    ri.Graph(edit).check(random_organism)
+    assert (edit.layer, edit.at) == (3, (-1,))
+
+
+def test_states_of_other_positions_are_refused(random_organism: Adapter, left: Batch) -> None:
+    """They would be NaN where nothing was read."""
+    image = ri.read("resid_post", 3, at="image")
+    for graph, message in (
+        (ri.Graph(ri.replace("resid_post", 3, image, at="prompt")), "read at other positions"),
+        (out((image - ri.read("resid_post", 3, at="text")).mean()), "mean of each first"),
+    ):
+        with pytest.raises(ri.GraphError, match=message):
+            graph.run(random_organism, left, logits=True)
 
 
 def test_two_graphs_join_unless_outputs_are_named_alike() -> None:

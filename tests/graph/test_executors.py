@@ -73,6 +73,39 @@ def partly(vectors: Tensor) -> ri.Graph:
     return paired(vectors, threshold=0.35, otherwise=-0.5)
 
 
+def from_the_start(vectors: Tensor) -> ri.Graph:
+    """A probe whose edits stand before the first layer."""
+    weak = ri.add("embed", None, vectors[0], strength=-0.05)
+    value = ri.read("resid_post", LATE, under=[weak]).project(vectors[1])
+    strength = ri.select(value > 0.0, -0.1, -0.05)
+    return ri.Graph(
+        ri.add("embed", None, vectors[0], strength=strength),
+        ri.add("embed", None, vectors[3], strength=0.1),
+        outputs={"value": value},
+    )
+
+
+def twice(vectors: Tensor) -> ri.Graph:
+    """An edit made twice is not the probe that makes it once."""
+    edit = ri.add("resid_post", EARLY, vectors[0])
+    value = ri.read("resid_post", LATE, under=[edit]).project(vectors[1])
+    return ri.Graph(edit, edit, outputs={"value": value})
+
+
+def swapped(vectors: Tensor) -> ri.Graph:
+    """States of two positions, put in each other's place."""
+    first = ri.read("resid_post", EARLY, at=(-1, 0))
+    return ri.Graph(ri.replace("resid_post", EARLY, first, at=(0, -1)))
+
+
+def clamped_to_a_state(vectors: Tensor) -> ri.Graph:
+    goal = ri.constant(vectors[2]).project(vectors[1])
+    probe = ri.read("resid_post", LATE, under=[]).project(vectors[1])
+    strength = ri.select(probe > 0, 1, 0.5)
+    edit = ri.set_coordinate("resid_post", EARLY, vectors[1], goal, strength=strength)
+    return ri.Graph(edit, outputs={"probe": probe})
+
+
 def nested(vectors: Tensor) -> ri.Graph:
     """A probe whose strength another probe decides, and an edit inside a layer that both decide."""
     bare = ri.read("resid_post", 5, under=[]).project(vectors[1])
@@ -108,6 +141,10 @@ GRAPHS = [
     inside_layers,
     paired,
     partly,
+    from_the_start,
+    twice,
+    swapped,
+    clamped_to_a_state,
     nested,
     patched_from_a_probe,
 ]
@@ -246,6 +283,19 @@ def test_a_probe_equals_two_passes_by_hand(
     assert run.recomputed.tolist() == (3 * media + 3 * (opened & media)).tolist()
 
 
+def test_arithmetic_around_a_closed_gate_costs_nothing(
+    random_organism: Adapter, left: Batch, vectors: Tensor
+) -> None:
+    """The weak correction that stays is foreseen, however its strength is written."""
+    weak = ri.add("resid_post", EARLY, vectors[0], strength=-0.5)
+    value = ri.read("resid_post", LATE, under=[weak]).project(vectors[1])
+    strength = -(0.25 * ri.select(value > 1e9, 8, 2))
+    graph = ri.Graph(ri.add("resid_post", EARLY, vectors[0], strength=strength))
+    run = graph.run(random_organism, left, logits=True)
+    assert run.recomputed.sum() == 0
+    assert (run.strengths[graph.edits[0]] == -0.5).all()
+
+
 def test_patching_a_position_gives_the_other_runs_answer(
     random_organism: Adapter, chats: list[Any]
 ) -> None:
@@ -257,6 +307,30 @@ def test_patching_a_position_gives_the_other_runs_answer(
         patch.run(random_organism, corrupt, logits=True).logits,
         last_logits(random_organism, clean),
     )
+
+
+def test_explicit_positions_keep_the_order_they_were_given_in(
+    random_organism: Adapter, left: Batch
+) -> None:
+    same = ri.read("resid_post", EARLY, at=(-1, 0))
+    graph = ri.Graph(ri.replace("resid_post", EARLY, same, at=(-1, 0)))
+    run = graph.run(random_organism, left, logits=True)
+    torch.testing.assert_close(run.logits, last_logits(random_organism, left))
+
+
+def test_replacing_some_rows_is_exact_in_them(random_organism: Adapter, left: Batch) -> None:
+    """However far the old state is, strength 1 leaves nothing of it."""
+    text = ri.modality("text")
+    huge = torch.full((128,), 3e4, dtype=torch.float64)
+    tiny = torch.full((128,), 1e-6, dtype=torch.float64)
+    graph = ri.Graph(
+        ri.replace("resid_post", EARLY, huge),
+        ri.replace("resid_post", EARLY, tiny, strength=ri.select(text, 1, 0.5)),
+        outputs={"h": ri.read("resid_post", EARLY)},
+    )
+    states = graph.run(random_organism, left)["h"]
+    rows = torch.tensor([one == "text" for one in left.modalities])
+    assert (states[rows] == tiny.float()).all()
 
 
 def test_a_lens_on_the_last_layer_is_the_models_own_answer(

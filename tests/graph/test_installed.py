@@ -190,13 +190,18 @@ def test_a_prompt_read_before_the_graph_came_is_refused(
         random_organism.module(**step)
 
 
-def test_generation_without_a_cache_is_refused(
-    random_organism: Adapter, left: Batch, vectors: Tensor
+@pytest.mark.parametrize(
+    "options", [{"use_cache": False}, {"prompt_lookup_num_tokens": 4}, {"prefill_chunk_size": 8}]
+)
+def test_generation_whose_passes_are_no_steps_is_refused(
+    random_organism: Adapter, left: Batch, vectors: Tensor, options: dict[str, Any]
 ) -> None:
-    """Every step would look like a prompt, and the answer so far be edited with it."""
-    refused = pytest.raises(SiteError, match="use_cache=True")
+    """The answer so far would be edited as a prompt, or a prompt decided in pieces."""
+    own = random_organism.module.generate
+    refused = pytest.raises(SiteError, match="tell the prompt from the answer")
     with steer(vectors).on(random_organism), refused:
-        raw(random_organism, left, use_cache=False)
+        raw(random_organism, left, **options)
+    assert random_organism.module.generate == own
 
 
 @pytest.mark.parametrize("resume", [True, False])
@@ -291,6 +296,140 @@ def test_single_steps_are_steered_and_read(
     with bare.on(random_organism) as plain:
         plain.generate(left, max_new_tokens=NEW, min_new_tokens=NEW)
     torch.testing.assert_close(steered.last["here"][:, :2], plain.last["here"][:, :2])
+
+
+def test_a_users_trace_keeps_its_own_edits_and_sees_corrected_states(
+    random_organism: Adapter, left: Batch, vectors: Tensor
+) -> None:
+    """Between the edit and the layer that decides it, too: there passes run on their own."""
+    graph = paired(vectors, 0.35)
+    strength = graph.run(random_organism, left).strengths[graph.edits[0]]
+    mine = vectors[4].float()
+    mask = left.prompt_mask
+    drift = (strength[:, None, None] * vectors[0]).float()
+    with (
+        hooked(layer_of(random_organism, 4), lambda h: masked(h, h + drift, mask)),
+        hooked(layer_of(random_organism, 5), lambda h: masked(h, h + mine, mask)),
+    ):
+        expected = last_logits(random_organism, left)
+        with torch.no_grad():
+            shown = random_organism.module(**left.inputs, output_hidden_states=True).hidden_states
+    moved = mine * mask[:, :, None]
+    with graph.on(random_organism), random_organism.trace(left):
+        random_organism.resid_post[5] = random_organism.resid_post[5] + moved
+        sixth = random_organism.resid_post[6].save()
+        logits = random_organism.logits.save()
+    last = (torch.arange(len(left)), left.last)
+    torch.testing.assert_close(logits[last], expected, atol=2e-5, rtol=1e-5)
+    torch.testing.assert_close(sixth[last], shown[7][last], atol=2e-5, rtol=1e-5)
+
+
+def test_hidden_states_that_are_asked_for_are_the_corrected_ones(
+    random_organism: Adapter, left: Batch, vectors: Tensor
+) -> None:
+    graph = paired(vectors, 0.35)
+    inputs = {**left.inputs, "output_hidden_states": True}
+    with torch.no_grad(), graph.on(random_organism):
+        found = random_organism.module(**inputs).hidden_states
+    with torch.no_grad(), graph.on(random_organism, resume=False):
+        expected = random_organism.module(**inputs).hidden_states
+    assert len(found) == len(expected) == 13
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def one_step(batch: Batch) -> dict[str, Tensor]:
+    """Inputs of the first step of decoding, without the cache."""
+    rows, width = batch.roles.shape
+    return {
+        "input_ids": batch.inputs["input_ids"][:, -1:],
+        "attention_mask": torch.ones(rows, width + 1, dtype=torch.long),
+        "position_ids": torch.full((3, rows, 1), width),
+    }
+
+
+def test_a_graph_that_comes_between_prompt_and_answer_is_refused(
+    random_organism: Adapter, left: Batch, vectors: Tensor
+) -> None:
+    step = one_step(left)
+    late = ri.Graph(ri.add("resid_post", 4, vectors[0], phase="decode"))
+    with torch.no_grad(), steer(vectors).on(random_organism):
+        cache = random_organism.module(**left.inputs, use_cache=True).past_key_values
+        refused = pytest.raises(SiteError, match="before the graph was installed")
+        with late.on(random_organism), refused:
+            random_organism.module(**step, past_key_values=cache)
+        random_organism.module(**step, past_key_values=cache)
+
+
+def test_a_later_turn_still_holds_the_media_of_earlier_ones(
+    random_organism: Adapter, chats: list[Any], vectors: Tensor
+) -> None:
+    """A picture in the first turn, words in the second: as if the whole chat were read again."""
+    first = random_organism.encode([chats[1], chats[0]])
+    rows, width = first.roles.shape
+    mask = torch.cat([first.inputs["attention_mask"], torch.ones(rows, 3, dtype=torch.long)], dim=1)
+    turn = {
+        "input_ids": first.inputs["input_ids"][:, -3:],
+        "attention_mask": mask,
+        "position_ids": (width + torch.arange(3)).expand(3, rows, 3),
+    }
+    strength = ri.select(ri.modality("image"), 1, 0)
+    graph = ri.Graph(ri.add("resid_post", 4, vectors[0], strength=strength))
+    with torch.no_grad(), graph.on(random_organism) as steered:
+        cache = random_organism.module(**first.inputs, use_cache=True).past_key_values
+        random_organism.module(**turn, past_key_values=cache)
+        assert steered.last.modalities == ("image", "text")
+        assert steered.last.strengths[graph.edits[0]].tolist() == [1, 0]
+
+
+def test_answers_of_two_prompts_in_turns_do_not_mix(
+    random_organism: Adapter, chats: list[Any], vectors: Tensor
+) -> None:
+    graph = ri.Graph(outputs={"h": ri.read("resid_post", 4, at=ri.Steps()).project(vectors[0])})
+    batches = [random_organism.encode(chats[:3]), random_organism.encode(chats[3:5])]
+
+    with torch.no_grad(), graph.on(random_organism) as steered:
+        caches = [
+            random_organism.module(**one.inputs, use_cache=True).past_key_values for one in batches
+        ]
+        for batch, cache in zip(batches, caches, strict=True):
+            random_organism.module(**one_step(batch), past_key_values=cache)
+            assert steered.last["h"].shape == (len(batch), 1)
+            assert steered.last.modalities == batch.modalities
+
+
+def test_a_graph_that_could_not_be_installed_leaves_nothing(
+    random_organism: Adapter, left: Batch, vectors: Tensor, monkeypatch: Any
+) -> None:
+    bare, before = last_logits(random_organism, left), n_hooks(random_organism)
+
+    def interrupted(self: Any) -> None:
+        raise KeyboardInterrupt
+
+    installed = steer(vectors).on(random_organism)
+    monkeypatch.setattr("regap_interp.graph.engine.Engine._stand", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        installed.__enter__()
+    monkeypatch.undo()
+    assert n_hooks(random_organism) == before
+    assert torch.equal(last_logits(random_organism, left), bare)
+    with installed:
+        assert not torch.equal(last_logits(random_organism, left), bare)
+
+
+def test_threads_wait_for_separate_passes_and_for_the_end_of_the_block(
+    random_organism: Adapter, left: Batch, vectors: Tensor
+) -> None:
+    graph = paired(vectors, 0.35)
+    with graph.on(random_organism, resume=False), ThreadPoolExecutor(3) as pool:
+        expected = last_logits(random_organism, left)
+        found = list(pool.map(lambda _: last_logits(random_organism, left), range(4)))
+        leaving = pool.submit(last_logits, random_organism, left)
+    assert all(torch.equal(one, expected) for one in [*found, leaving.result()])
+    with ThreadPoolExecutor(1) as pool:
+        with graph.on(random_organism):
+            late = [pool.submit(last_logits, random_organism, left) for _ in range(3)]
+        assert all(one.result().shape == expected.shape for one in late)
 
 
 def test_an_interrupt_leaves_nothing_behind(
