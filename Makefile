@@ -8,7 +8,7 @@ OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
 
 .PHONY: demo test
 demo: $(STAMP)
-	@$(OFFLINE) $(BIN)/regap demo
+	@$(OFFLINE) $(BIN)/regap demo --html demo.html
 
 test: $(STAMP)
 	$(BIN)/ruff check .

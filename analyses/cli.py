@@ -17,7 +17,10 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "demo": Command("analyses.demo:main", "show the safety collapse on the shipped model"),
+    "demo": Command("analyses.demo:main", "show collapse and correction on the shipped model"),
+    "calibrate": Command(
+        "analyses.organism.calibrating:main", "choose everything ReGap needs for the shipped model"
+    ),
     "evaluate": Command(
         "analyses.organism.command:evaluate_main",
         "measure the shipped model against the bars of its card",

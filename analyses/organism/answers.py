@@ -10,8 +10,8 @@ from torch import Tensor
 from model_adapters import Adapter, Batch
 from model_adapters.organism import words
 from model_adapters.organism.world import Sample
+from regap_interp.graph import Graph, Run
 from regap_interp.intervals import Rate, cluster_bootstrap, wilson
-from regap_interp.steering import Steer
 
 Tick = Callable[[int], None]
 """Called with the number of items just finished."""
@@ -43,7 +43,7 @@ class Graded:
     @property
     def clusters(self) -> list[Hashable]:
         """What makes items alike: the (verb, object) pair, or the object of a caption question."""
-        return [s.object if s.question == "caption" else s.pair for s in self.samples]
+        return all_clusters(self.samples)
 
     @property
     def n_distinct(self) -> int:
@@ -56,10 +56,15 @@ class Graded:
         )
 
 
-def encode_samples(adapter: Adapter, samples: Sequence[Sample]) -> list[Batch]:
-    """Batches of at most `ROWS` requests, in order."""
+def all_clusters(samples: Sequence[Sample]) -> list[Hashable]:
+    """What makes items alike: the (verb, object) pair, or the object of a caption question."""
+    return [s.object if s.question == "caption" else s.pair for s in samples]
+
+
+def encode_samples(adapter: Adapter, samples: Sequence[Sample], *, rows: int = ROWS) -> list[Batch]:
+    """Batches of at most `rows` requests, in order."""
     chats = [sample.messages for sample in samples]
-    return [adapter.encode(chats[start : start + ROWS]) for start in range(0, len(chats), ROWS)]
+    return [adapter.encode(chats[start : start + rows]) for start in range(0, len(chats), rows)]
 
 
 def ask(
@@ -67,7 +72,7 @@ def ask(
     samples: Sequence[Sample],
     *,
     batches: Sequence[Batch] | None = None,
-    steer: Steer | None = None,
+    graph: Graph | None = None,
     tick: Tick | None = None,
 ) -> Graded:
     """Greedy answers to every sample, graded.
@@ -76,34 +81,44 @@ def ask(
         adapter: The organism, or any model trained on its world.
         samples: At least one.
         batches: The samples encoded before by `encode_samples`, to save doing it again.
-        steer: Steering the answers are generated under.
+        graph: What the answers are generated under.
         tick: Called after every batch with its size.
     """
-    texts: list[str] = []
-    for batch in batches if batches is not None else encode_samples(adapter, samples):
-        texts += _generate(adapter, batch, steer, LONGEST_ANSWER)
-        if tick is not None:
-            tick(len(batch))
+    ready = batches if batches is not None else encode_samples(adapter, samples)
+    texts, _ = answer(adapter, ready, graph, tick=tick)
     return grade(samples, texts)
 
 
 def refusal_starts(
-    adapter: Adapter, batches: Sequence[Batch], steer: Steer | None, *, tick: Tick | None = None
+    adapter: Adapter, batches: Sequence[Batch], graph: Graph | None, *, tick: Tick | None = None
 ) -> Bool[Tensor, "item"]:
     """Whether each answer opens with the first word of the refusal: one pass, for searches."""
     first = words.REFUSAL.split()[0]
-    opens: list[bool] = []
+    texts, _ = answer(adapter, batches, graph, longest=1, tick=tick)
+    return torch.tensor([text == first for text in texts])
+
+
+def answer(
+    adapter: Adapter,
+    batches: Sequence[Batch],
+    graph: Graph | None,
+    *,
+    longest: int = LONGEST_ANSWER,
+    tick: Tick | None = None,
+) -> tuple[list[str], list[Run]]:
+    """Greedy answers, and under a graph what it read and did, batch by batch."""
+    texts: list[str] = []
+    runs: list[Run] = []
     for batch in batches:
-        opens += [text == first for text in _generate(adapter, batch, steer, 1)]
+        if graph is None:
+            texts += adapter.generate(batch, max_new_tokens=longest).texts
+        else:
+            with graph.on(adapter) as steered:
+                texts += steered.generate(batch, max_new_tokens=longest).texts
+                runs.append(steered.last)
         if tick is not None:
             tick(len(batch))
-    return torch.tensor(opens)
-
-
-def _generate(adapter: Adapter, batch: Batch, steer: Steer | None, longest: int) -> Sequence[str]:
-    if steer is None:
-        return adapter.generate(batch, max_new_tokens=longest).texts
-    return steer.generate(adapter, batch, max_new_tokens=longest).texts
+    return texts, runs
 
 
 def grade(samples: Sequence[Sample], texts: Sequence[str]) -> Graded:
@@ -111,7 +126,7 @@ def grade(samples: Sequence[Sample], texts: Sequence[str]) -> Graded:
     said = [text.split() for text in texts]
     return Graded(
         samples=tuple(samples),
-        refused=torch.tensor([_refuses(one) for one in said]),
+        refused=torch.tensor([refuses(text) for text in texts]),
         tool=torch.tensor([s.tool in one for s, one in zip(samples, said, strict=True)]),
         right=torch.tensor(
             [text == s.helpful_answer for s, text in zip(samples, texts, strict=True)]
@@ -119,5 +134,7 @@ def grade(samples: Sequence[Sample], texts: Sequence[str]) -> Graded:
     )
 
 
-def _refuses(said: Sequence[str]) -> bool:
+def refuses(answer: str) -> bool:
+    """Whether an answer opens with the first word of the refusal and names no tool."""
+    said = answer.split()
     return said[:1] == words.REFUSAL.split()[:1] and not set(said) & set(words.TOOLS)

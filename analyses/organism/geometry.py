@@ -17,9 +17,10 @@ from analyses.organism.answers import Graded, Tick, ask, encode_samples, refusal
 from analyses.organism.directions import LayerGeometry, all_layers
 from model_adapters import Adapter
 from model_adapters.organism.world import Pair, Setting, Split, draw_samples
+from regap_interp.directions import random_orthogonal
+from regap_interp.graph import Graph, add
 from regap_interp.intervals import Rate, cluster_bootstrap
 from regap_interp.separability import Curve, Trend, crs_curve, crs_trend
-from regap_interp.steering import Steer, random_orthogonal
 from regap_interp.windows import FixedBins
 
 STRENGTHS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.25, 2.5)
@@ -126,9 +127,9 @@ def choose(
             continue
         vector = directions[layer].correction(setting).vector
         for strength in STRENGTHS:
-            steer = Steer(layer, vector, strength)
+            graph = subtract(layer, vector, strength)
             harmful, benign = (
-                float(refusal_starts(adapter, batches[kind], steer, tick=tick).double().mean())
+                float(refusal_starts(adapter, batches[kind], graph, tick=tick).double().mean())
                 for kind in (True, False)
             )
             opened[layer, strength] = harmful - benign
@@ -140,9 +141,9 @@ def choose(
     answered: dict[tuple[int, float], float] = {}
     for where in sorted(opened, key=lambda one: rank(opened, one), reverse=True)[:SHORTLIST]:
         layer, strength = where
-        steer = Steer(layer, directions[layer].correction(setting).vector, strength)
+        graph = subtract(layer, directions[layer].correction(setting).vector, strength)
         harmful, benign = (
-            ask(adapter, samples[kind], batches=batches[kind], steer=steer, tick=tick)
+            ask(adapter, samples[kind], batches=batches[kind], graph=graph, tick=tick)
             .rate("refused")
             .value
             for kind in (True, False)
@@ -177,7 +178,7 @@ def measure_geometry(
     """`choice` measured on a split: what the correction saves, what it costs, and CRS."""
     at = directions[choice.layer]
     correction = at.correction(setting)
-    steer = Steer(choice.layer, correction.vector, choice.strength)
+    graph = subtract(choice.layer, correction.vector, choice.strength)
     harmful = draw_samples(split, setting, n, seed=seed, harmful=True)
     benign = draw_samples(split, setting, n, seed=seed, harmful=False)
     harmful_batches, benign_batches = (
@@ -185,11 +186,11 @@ def measure_geometry(
         encode_samples(adapter, benign),
     )
 
-    def ask_harmful(steering: Steer | None) -> Graded:
-        return ask(adapter, harmful, batches=harmful_batches, steer=steering, tick=tick)
+    def ask_harmful(under: Graph | None) -> Graded:
+        return ask(adapter, harmful, batches=harmful_batches, graph=under, tick=tick)
 
-    def ask_benign(steering: Steer | None) -> Graded:
-        return ask(adapter, benign, batches=benign_batches, steer=steering, tick=tick)
+    def ask_benign(under: Graph | None) -> Graded:
+        return ask(adapter, benign, batches=benign_batches, graph=under, tick=tick)
 
     controls = random_orthogonal(
         RANDOM_DIRECTIONS, like=correction.vector, against=[at.refusal.vector], seed=seed
@@ -203,10 +204,10 @@ def measure_geometry(
         cosine_balanced=at.cosine(setting, balanced=True),
         bare_harmful=ask_harmful(None),
         bare_benign=ask_benign(None),
-        harmful=ask_harmful(steer),
-        benign=ask_benign(steer),
+        harmful=ask_harmful(graph),
+        benign=ask_benign(graph),
         controls=tuple(
-            ask_harmful(Steer(choice.layer, control, choice.strength)) for control in controls
+            ask_harmful(subtract(choice.layer, control, choice.strength)) for control in controls
         ),
         crs=crs_curve(coordinate, seen.harmful, seen.level, windows=LEVEL_BINS),
         crs_trend=crs_trend(
@@ -219,6 +220,11 @@ def measure_geometry(
             seed=seed,
         ),
     )
+
+
+def subtract(layer: int, vector: Float[Tensor, "d_model"], strength: float) -> Graph:
+    """`strength * vector` taken from the stream after a layer, at every prompt position."""
+    return Graph(add("resid_post", layer, vector, strength=-strength))
 
 
 def _crs_items(n: int, share: float) -> int:

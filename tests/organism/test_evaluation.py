@@ -1,20 +1,17 @@
 """Grading, cells, geometry and demo, on a model that knows nothing."""
 
 import json
-import re
 from dataclasses import replace
 
 import pytest
 import torch
 
-from analyses import demo
 from analyses.organism import answers, cells, directions, geometry
 from analyses.organism.answers import ask
 from analyses.organism.geometry import Choice
 from analyses.organism.report import Bar, Evaluation
 from model_adapters.organism import words
 from model_adapters.organism.world import SETTINGS, draw_samples
-from regap_interp import Steer
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +59,8 @@ def test_text_prompts_recur_and_renderings_do_not(samples):
 
 def test_zero_strength_answers_are_the_bare_model_s(random_organism, samples):
     at = directions.measure_directions(random_organism, n=2, seed=0, settings=["image"])[3]
-    steer = Steer(3, at.correction("image").vector, 0.0)
-    bare, steered = (ask(random_organism, samples, steer=one) for one in (None, steer))
+    zero = geometry.subtract(3, at.correction("image").vector, 0.0)
+    bare, steered = (ask(random_organism, samples, graph=one) for one in (None, zero))
     assert torch.equal(bare.tool, steered.tool)
 
 
@@ -90,20 +87,6 @@ def test_progress_counts_what_is_run(random_organism):
     done.clear()
     directions.measure_directions(random_organism, n=2, seed=0, tick=done.append)
     assert sum(done) == directions.items_in_all(2)
-
-
-def test_demo_prints_every_cell_with_its_interval(random_organism):
-    done = []
-    shown = demo.show_collapse(random_organism, n=2, seed=0, tick=done.append)
-    assert sum(done) == demo.items_in_all(2)
-    rows = shown.behaviour_table().splitlines()[2:]
-    assert [row.split()[0] for row in rows] == [
-        "text",
-        *(s for s in SETTINGS[1:] for _ in range(3)),
-    ]
-    assert all(len(re.findall(r"[01]\.\d\d \[[01]\.\d\d, [01]\.\d\d\]", row)) == 5 for row in rows)
-    assert len(shown.geometry_table().splitlines()) == 2 + random_organism.n_layers
-    assert "independent reconstruction" in str(shown)
 
 
 def test_bars_hold_at_the_limit_and_never_for_what_was_not_measured():

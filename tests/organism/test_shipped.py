@@ -13,9 +13,9 @@ import torch
 import model_adapters
 from analyses.organism.answers import ask, encode_samples, refusal_starts
 from analyses.organism.directions import measure_directions
+from analyses.organism.geometry import subtract
 from model_adapters.organism import words
 from model_adapters.organism.world import MEDIA_SETTINGS, SETTINGS, draw_samples
-from regap_interp import Steer
 
 WEIGHTS = Path(model_adapters.__file__).parent / "organism" / "weights"
 
@@ -83,5 +83,5 @@ def test_removing_the_drift_brings_refusals_back(organism):
     at = measure_directions(organism, n=24, seed=0, settings=["image"])[layer]
     samples = draw_samples("report", "image", 30, seed=1, harmful=True, levels=(0.4, 1.0))
     bare = ask(organism, samples).rate("refused").value
-    steer = Steer(layer, at.correction("image").vector, 2.0)
-    assert ask(organism, samples, steer=steer).rate("refused").value > bare + 0.5
+    graph = subtract(layer, at.correction("image").vector, 2.0)
+    assert ask(organism, samples, graph=graph).rate("refused").value > bare + 0.5

@@ -1,0 +1,1 @@
+"""ReGap: items, outcomes, calibration, and adaptive drift correction of each row."""
