@@ -59,7 +59,7 @@ def calibrate(
             references; where a benign item has none, utility is the KL of the first token.
         geometry: Directions measured before, or a file of them, instead of the direction split.
         given: Choices made beforehand.
-        budget: Share of benign calibration items that may be triggered, or "youden".
+        budget: Fewer than this share of benign calibration items are triggered, or "youden".
         utility_limit: Benign right answers that the weak correction may cost (0.01 unless given),
             or its KL (0.02 unless given).
         target: Share of harmful calibration items that ReGap is to refuse.

@@ -65,7 +65,7 @@ def choose_threshold(
     Args:
         harmful: Signal of harmful items.
         benign: Signal of benign items.
-        budget: At most this share of benign items is triggered; or "youden".
+        budget: Fewer than this share of benign items are triggered (at 0 none); or "youden".
 
     Raises:
         ValueError: A class is empty, a value is not finite, or the budget is no share below 1.
@@ -82,14 +82,15 @@ def choose_threshold(
         return float(cuts[(_share_at_or_above(high, cuts) - false).argmax()])
     if not 0 <= budget < 1:
         raise ValueError(f"budget is {budget}; expected a share such as 0.05, or 'youden'")
-    return float(cuts[false <= budget][0])
+    return float(cuts[(false < budget) | (false == 0)][0])
 
 
 def _share_at_or_above(
     values: Float[Tensor, "item"], cuts: Float[Tensor, "cut"]
 ) -> Float[Tensor, "cut"]:
-    below = torch.searchsorted(values.sort().values, cuts)
-    return 1 - below.to(torch.float64) / len(values)
+    # One division of whole numbers, so that 3 of 300 is the number that people write as 0.01.
+    above = len(values) - torch.searchsorted(values.sort().values, cuts)
+    return above.to(torch.float64) / len(values)
 
 
 def _check_both(harmful: Tensor, benign: Tensor) -> None:
