@@ -155,11 +155,11 @@ class Adapter(NNsight):
         layer's `resid_pre`. Empty for most models."""
         return self.self_check.discontinuities
 
-    @functools.cached_property
+    @property
     def fingerprint(self) -> str:
         """Which weights these are, as sha256 in hex: the same in float32 and bfloat16.
 
-        Taken once, over the config and a sample of every parameter; see `fingerprint.py`.
+        Over the config and a sample of every parameter, as they are now; see `fingerprint.py`.
         """
         return fingerprint(self._module)
 

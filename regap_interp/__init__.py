@@ -57,6 +57,7 @@ from regap_interp.estimators import cumulative as cumulative
 from regap_interp.estimators import drift_from as drift_from
 from regap_interp.estimators import drift_of as drift_of
 from regap_interp.estimators import incremental as incremental
+from regap_interp.estimators import lda_from as lda_from
 from regap_interp.estimators import paired_drift as paired_drift
 from regap_interp.estimators import refusal_from as refusal_from
 from regap_interp.estimators import shared_direction as shared_direction

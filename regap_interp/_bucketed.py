@@ -11,6 +11,7 @@ from model_adapters import Adapter, Batch
 from model_adapters.collate import collate
 from model_adapters.encode import Chat
 from model_adapters.errors import InputError
+from model_adapters.tracer import lock_of
 
 Result = TypeVar("Result")
 Pass = Callable[[Batch, Sequence[str]], Result]
@@ -114,9 +115,11 @@ class _Size:
 def _tried(run: Pass[Result], adapter: Adapter, taken: list[Encoded]) -> Result | None:
     """What the pass gave; None if several requests did not fit into memory together."""
     try:
-        return run(join(adapter, [one.batch for one in taken]), [one.name for one in taken])
-    except RuntimeError as error:
-        if "out of memory" not in str(error) and not isinstance(error, torch.OutOfMemoryError):
+        with lock_of(adapter.module):
+            batch = join(adapter, [one.batch for one in taken])
+        return run(batch, [one.name for one in taken])
+    except (RuntimeError, MemoryError) as error:
+        if not _is_lack_of_memory(error):
             raise
         if len(taken) == 1:
             error.add_note(f"one request of {taken[0].length} positions does not fit by itself")
@@ -127,12 +130,20 @@ def _tried(run: Pass[Result], adapter: Adapter, taken: list[Encoded]) -> Result 
     return None
 
 
+def _is_lack_of_memory(error: Exception) -> bool:
+    # The second is what torch says on a CPU.
+    said = any(words in str(error) for words in ("out of memory", "can't allocate memory"))
+    return said or isinstance(error, torch.OutOfMemoryError | MemoryError)
+
+
 def _windows(adapter: Adapter, requests: Iterable[tuple[str, Chat]]) -> Iterator[list[Encoded]]:
     window: list[Encoded] = []
     size = 0
     for index, (name, chat) in enumerate(requests):
         try:
-            batch = adapter.encode([chat])
+            # Processors and the model's own position code are not made for several threads.
+            with lock_of(adapter.module):
+                batch = adapter.encode([chat])
         except InputError as error:
             raise InputError(f"{name}: {error}") from error
         window.append(Encoded(index, name, batch))

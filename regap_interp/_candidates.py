@@ -13,6 +13,7 @@ from model_adapters.encode import Chat
 from model_adapters.tracer import lock_of
 from model_adapters.validate import forward_names
 from regap_interp._bucketed import join
+from regap_interp._interrupt import whole
 
 ABLATED = ("resid_pre", "attn_out", "mlp_out")
 Edit = Callable[[Float[Tensor, "batch position d_model"]], Float[Tensor, "batch position d_model"]]
@@ -79,7 +80,7 @@ def last_logits(
     if "logits_to_keep" in forward_names(adapter.module):
         options["logits_to_keep"] = 1
     for places, batch in batches:
-        with lock_of(adapter.module), _hooked(adapter, edits or {}), torch.no_grad():
+        with lock_of(adapter.module), whole(), _hooked(adapter, edits or {}), torch.no_grad():
             out = adapter.module(**batch.to(adapter.device).inputs, **options)
         found[places] = out.logits[:, -1].float().cpu()
     return found
@@ -100,7 +101,7 @@ def mean_inputs(
         return add
 
     for _, batch in batches:
-        with lock_of(adapter.module), contextlib.ExitStack() as hooks, torch.no_grad():
+        with lock_of(adapter.module), whole(), contextlib.ExitStack() as hooks, torch.no_grad():
             for layer in range(adapter.n_layers):
                 hooks.callback(adapter.hook("resid_pre", layer, keep(layer)).remove)
             adapter.module(**batch.to(adapter.device).inputs, use_cache=False)

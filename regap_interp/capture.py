@@ -5,8 +5,8 @@ later layers nor the head run. Requests are sorted by encoded length before they
 """
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, get_args
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -15,11 +15,12 @@ from tqdm import tqdm
 
 from model_adapters import Adapter, Batch
 from model_adapters.encode import Chat
+from model_adapters.tracer import lock_of
 from regap_interp._bucketed import Pass, passes
-from regap_interp._reading import checked_sites, read_pass, width_of
+from regap_interp._edited import digest_of_edits
+from regap_interp._reading import check_no_trace, checked_sites, read_pass, width_of
 from regap_interp.graph.graph import Graph
-from regap_interp.graph.nodes import Span
-from regap_interp.statistics import Rule, Site, Statistics
+from regap_interp.statistics import Rule, Site, Statistics, check_rule
 
 Progress = Callable[[int, int], None]
 """Called with (items done, items in all) after every pass."""
@@ -40,7 +41,7 @@ class Labelled(NamedTuple):
 
 def capture(
     adapter: Adapter,
-    requests: Sequence[Chat] | Sequence[Batch],
+    requests: Iterable[Chat] | Iterable[Batch],
     *,
     sites: Sequence[Site],
     at: Rule = "last",
@@ -49,6 +50,8 @@ def capture(
     progress: Progress | bool = False,
 ) -> Float[Tensor, "site item width"]:
     """One vector for every site and request, float64 on the CPU, in the order given.
+
+    Graphs that are installed on the model edit the passes too, before `graph`.
 
     Args:
         adapter: The model.
@@ -79,9 +82,10 @@ def capture(
         )
     if isinstance(requests, Batch):
         raise ValueError("requests is one Batch; give a list of batches: [batch]")
-    if not requests:
+    given: list[Chat | Batch] = list(requests)
+    if not given:
         raise ValueError("requests is empty; give at least one chat or batch")
-    total = sum(len(one) if isinstance(one, Batch) else 1 for one in requests)
+    total = sum(len(one) if isinstance(one, Batch) else 1 for one in given)
     states = torch.empty(len(wanted), total, widths.pop(), dtype=torch.float64)
     done = 0
 
@@ -89,7 +93,7 @@ def capture(
         return read_pass(adapter, batch, names, wanted, at, graph)
 
     with _reporting(progress, total) as report:
-        for rows, found in _all_passes(adapter, requests, run, batch_size):
+        for rows, found in _all_passes(adapter, given, run, batch_size):
             states[:, rows] = torch.stack(found)
             done += len(rows)
             report(done, total)
@@ -109,6 +113,8 @@ def capture_statistics(
 
     What a pass has measured is counted at once. After an interrupt, `into` (or what was saved of
     it) and the same items again continue the work: items counted before are not even encoded.
+    Graphs that are installed on the model edit the passes too, before `graph`; what `into` holds
+    must come from passes under the same edits.
 
     Args:
         adapter: The model; always the same one for one `Statistics`.
@@ -116,56 +122,64 @@ def capture_statistics(
         into: Takes the states.
         batch_size: As for `capture`.
         graph: As for `capture`.
-        progress: Called after every pass; True draws a bar on standard error.
+        progress: Called after every pass, and once where all are counted before; True draws a
+            bar on standard error.
 
     Raises:
-        ValueError: As `capture` does, for an id given twice, or statistics of another model.
+        ValueError: As `capture` does, for an id given twice under a label, or statistics of
+            another model or other edits.
         InputError: A request the model cannot take; it is named.
     """
     sites = checked_sites(adapter, into.sites)
     _check(adapter, into.at, batch_size, graph)
-    if into.model not in (None, adapter.fingerprint):
-        raise ValueError(
-            f"the statistics are of the model with fingerprint {into.model}, {adapter.model_id} "
-            f"has {adapter.fingerprint}; start new Statistics"
-        )
-    into.model = adapter.fingerprint
-    read: dict[int, Labelled] = {}
+    into.claim(adapter.fingerprint, digest_of_edits(adapter, graph))
+    held_before = into.holding_now()
+    read: dict[int, tuple[str, str]] = {}
     skipped = done = 0
 
     def fresh() -> Iterator[tuple[str, Chat]]:
         nonlocal skipped
         names: set[tuple[str, str]] = set()
         for item in items:
+            _check_item(item)
             if not read:
                 names.clear()
-            if (item.label, item.id) in names:
-                raise ValueError(f"item {item.id!r} with label {item.label!r} comes twice")
-            if into.holds(item.label, item.id):
+            name = (item.label, item.id)
+            if held_before(*name):
                 skipped += 1
                 continue
-            names.add((item.label, item.id))
-            read[done + len(read)] = item
+            if name in names or into.holds(*name):
+                raise ValueError(
+                    f"item {item.id!r} with label {item.label!r} comes twice; under a label every "
+                    "item needs an id of its own"
+                )
+            names.add(name)
+            # Without its chat: the media of a window would be many.
+            read[done + len(read)] = name
             yield f"item {item.id!r} ({item.label})", item.chat
 
     def run(batch: Batch, names: Sequence[str]) -> list[Tensor]:
         return read_pass(adapter, batch, names, sites, into.at, graph)
 
-    with _reporting(progress, None) as report:
+    reported = -1
+    with _reporting(progress, len(items) if isinstance(items, Sized) else None) as report:
         for indices, found in passes(adapter, fresh(), run, batch_size=batch_size):
             taken = [read[index] for index in indices]
-            for label in dict.fromkeys(item.label for item in taken):
-                rows = [row for row, item in enumerate(taken) if item.label == label]
-                into.add(label, [taken[row].id for row in rows], [value[rows] for value in found])
+            for label in dict.fromkeys(label for label, _ in taken):
+                rows = [row for row, item in enumerate(taken) if item[0] == label]
+                into.add(label, [taken[row][1] for row in rows], [value[rows] for value in found])
             for index in indices:
                 del read[index]
             done += len(taken)
+            reported = done + skipped
+            report(reported)
+        if done + skipped > max(reported, 0):
             report(done + skipped)
 
 
 def last_residuals(
     adapter: Adapter,
-    requests: Sequence[Chat] | Sequence[Batch],
+    requests: Iterable[Chat] | Iterable[Batch],
     *,
     layers: Sequence[int],
     batch_size: int | None = None,
@@ -197,7 +211,7 @@ def last_residuals(
 
 def _all_passes(
     adapter: Adapter,
-    requests: Sequence[Chat] | Sequence[Batch],
+    requests: Sequence[Chat | Batch],
     run: Pass[list[Tensor]],
     batch_size: int | None,
 ) -> Iterator[tuple[list[int], list[Tensor]]]:
@@ -230,12 +244,20 @@ def _reporting(progress: Any, total: int | None) -> Iterator[Callable[..., None]
 
 
 def _check(adapter: Adapter, at: Rule, batch_size: int | None, graph: Graph | None) -> None:
-    spans = get_args(Span)
-    if at not in spans and not (isinstance(at, tuple) and at and all(type(i) is int for i in at)):
-        raise ValueError(f"at is {at!r}; give one of {', '.join(spans)}, or a tuple of indices")
+    check_rule(at)
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
-    if adapter.interleaver.interleaving:
-        raise ValueError("a capture runs passes of its own; call it outside of any trace")
+    with lock_of(adapter.module):
+        check_no_trace(adapter)
     if graph is not None:
         graph.check(adapter)
+
+
+def _check_item(item: Labelled) -> None:
+    given: Any = item
+    if not isinstance(given, Labelled):
+        raise ValueError(f"items holds a {type(given).__name__}; give Labelled(id, label, chat)")
+    if not (isinstance(given.id, str) and isinstance(given.label, str)):
+        raise ValueError(
+            f"id is {given.id!r}, label is {given.label!r}; both are strings, such as str(number)"
+        )

@@ -7,6 +7,7 @@ keeps its raw length: subtracting `1.0 * vector` undoes the mean shift exactly.
 import dataclasses
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -27,6 +28,11 @@ class Origin:
     """Site of the states, such as "resid_post"."""
     layer: int | None
     """Decoder layer, from 0; None for a site without layers."""
+    position: str | None = None
+    """Prompt positions the states were read at, as `Recipe.position` has them: "last", "prompt",
+    "-2"; None where it is not recorded."""
+    edits: str | None = None
+    """`Statistics.edits`: what the model ran under; None for the model untouched."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +51,20 @@ class Direction:
     """Where the states come from; None for a direction made of bare tensors."""
 
     def __post_init__(self) -> None:
-        """Refuse a direction nothing can be measured along."""
+        """Bring to float64, and refuse a direction nothing can be measured along."""
+        for name in ("vector", "centre"):
+            given = getattr(self, name)
+            if given.dtype != torch.float64 or given.requires_grad:
+                object.__setattr__(self, name, given.detach().to(torch.float64))
+        if self.vector.ndim != 1:
+            raise ValueError(
+                f"vector has shape {tuple(self.vector.shape)}; a direction is one vector [d_model]"
+            )
+        if self.n_towards < 0 or self.n_from < 0:
+            raise ValueError(
+                f"n_towards is {self.n_towards}, n_from {self.n_from}; numbers of items are 0 "
+                "(unknown) or more"
+            )
         if self.vector.shape != self.centre.shape:
             raise ValueError(
                 f"vector has shape {tuple(self.vector.shape)}, centre "
@@ -135,17 +154,41 @@ def drift_direction(
     return Direction(towards - centre, centre, n_towards, n_from, origin)
 
 
-def orthogonalise(direction: Direction, against: Direction | Iterable[Direction]) -> Direction:
+def orthogonalise(
+    direction: Direction,
+    against: Direction
+    | Float[Tensor, "d_model"]
+    | Float[Tensor, "other d_model"]
+    | Iterable[Direction | Float[Tensor, "d_model"]],
+) -> Direction:
     """`direction` without its components along `against`, at the length that is left.
 
     The zero point stays. Steering along the result does not move the coordinates of `against`.
 
+    Args:
+        direction: What is changed.
+        against: A direction or bare vector, several of them, or the rows of a tensor.
+
     Raises:
-        ValueError: `direction` lies in the span of `against`, or widths differ.
+        ValueError: `direction` lies in the span of `against`, widths differ, or one of `against`
+            was measured on another model, site or layer.
     """
-    others = [against] if isinstance(against, Direction) else list(against)
-    left = remove_span(direction.vector, [other.vector for other in others])
-    return dataclasses.replace(direction, vector=left)
+    others: list[Any]
+    if isinstance(against, Direction):
+        others = [against]
+    elif isinstance(against, Tensor):
+        others = list(torch.atleast_2d(against))
+    else:
+        others = list(against)
+    wrong = [one for one in others if not isinstance(one, Direction | Tensor)]
+    if wrong:
+        raise ValueError(
+            f"against holds a {type(wrong[0]).__name__}; give directions or vectors [d_model]"
+        )
+    measured = [one for one in others if isinstance(one, Direction)]
+    check_same_place([direction, *measured])
+    vectors = [one.vector if isinstance(one, Direction) else one for one in others]
+    return dataclasses.replace(direction, vector=remove_span(direction.vector, vectors))
 
 
 def random_orthogonal(
@@ -178,9 +221,33 @@ def random_orthogonal(
 
 
 def cosine(first: Direction, second: Direction) -> float:
-    """Cosine of the angle between two directions, in [-1, 1]."""
+    """Cosine of the angle between two directions, in [-1, 1].
+
+    Raises:
+        ValueError: They are of different models or widths.
+    """
+    check_same_place([first, second], fields=("model",))
     _checks.same_width("first", first.vector, "second", second.vector)
     return float((first.unit @ second.unit).clamp(-1, 1))
+
+
+def check_same_place(
+    directions: Iterable[Direction], *, fields: Sequence[str] = ("model", "site", "layer")
+) -> None:
+    """Refuse directions whose origins differ; those without origin are not asked.
+
+    Raises:
+        ValueError: Naming both origins.
+    """
+    origins = [one.origin for one in directions if one.origin is not None]
+    for other in origins[1:]:
+        for name in fields:
+            if getattr(origins[0], name) != getattr(other, name):
+                raise ValueError(
+                    f"directions of different {name}s do not belong together: {origins[0]} and "
+                    f"{other}; measure both at one place, or take the origin off "
+                    "(dataclasses.replace(direction, origin=None)) if you mean it"
+                )
 
 
 def count_and_mean(

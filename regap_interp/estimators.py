@@ -1,14 +1,16 @@
 """Refusal and drift directions from other data and by other estimators than `directions`.
 
-All take float64 means of states at one site. Whatever the estimator, a direction keeps a length
-that means something: the mean pointed to has the coordinate `norm`.
+All take float64 means of states at one site. A direction keeps a length that means something: the
+mean pointed to has the coordinate `norm`, but for `shared_direction` and `incremental`, whose
+lengths are said there.
 """
 
 import dataclasses
 import itertools
+from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -19,11 +21,13 @@ from regap_interp.directions import (
     Direction,
     Origin,
     check_pairs,
+    check_same_place,
     count_and_mean,
     drift_direction,
     refusal_direction,
 )
-from regap_interp.statistics import Site, Statistics
+from regap_interp.lda import lda_direction
+from regap_interp.statistics import Rule, Site, Statistics
 
 Pairs = Literal["harmful", "benign", "balanced", "unpaired", "blank"]
 
@@ -113,10 +117,16 @@ def drift_of(
         origin: Where the states were taken.
 
     Raises:
-        ValueError: As `drift_direction` does, for a class without items, or ids without a class.
+        ValueError: As `drift_direction` does, for a class without items, ids without a class, or
+            another word for `pairs`.
     """
+    if pairs not in get_args(Pairs):
+        raise ValueError(f"pairs is {pairs!r}; give one of {', '.join(get_args(Pairs))}")
     if pairs == "unpaired":
-        return refusal_direction(media, text, origin=origin)
+        n, towards = count_and_mean("media", media)
+        m, centre = count_and_mean("text", text)
+        _checks.same_width("media", towards, "text", centre)
+        return Direction(towards - centre, centre, n, m, origin)
     if media_ids is None or text_ids is None:
         raise ValueError(f'pairs="{pairs}" needs media_ids and text_ids')
     if pairs == "blank":
@@ -133,6 +143,11 @@ def drift_of(
             [row for row, one in enumerate(ids) if harmful[one] == wanted]
             for ids in (media_ids, text_ids)
         )
+        if len(rows) < 2:
+            name = "harmful" if wanted else "benign"
+            raise ValueError(
+                f"media holds {len(rows)} item(s) that are {name}; at least 2 are needed"
+            )
         return drift_direction(
             media[rows],
             text[twins],
@@ -165,6 +180,27 @@ def refusal_from(
     )
 
 
+def lda_from(
+    statistics: Statistics,
+    site: Site,
+    *,
+    harmful: str = "text/harmful",
+    harmless: str = "text/benign",
+    shrinkage: float = 0.1,
+) -> Direction:
+    """`lda_direction` of two labels of statistics streamed with a covariance.
+
+    Raises:
+        ValueError: As `lda_direction` does, or a label without items.
+    """
+    return lda_direction(
+        statistics[(*site, harmful)],
+        statistics[(*site, harmless)],
+        shrinkage=shrinkage,
+        origin=_origin(statistics, site),
+    )
+
+
 def drift_from(
     statistics: Statistics,
     site: Site,
@@ -183,10 +219,13 @@ def drift_from(
         paired: Refuse labels whose items have different ids.
 
     Raises:
-        ValueError: A label without items, too few, or ids that do not pair.
+        ValueError: A label without items, too few, ids that do not pair, or a pair of labels given
+            twice.
     """
     if not labels:
         raise ValueError("labels is empty; give at least one (media, text) pair of labels")
+    if len(set(labels)) != len(labels):
+        raise ValueError(f"labels is {list(labels)}; give every (media, text) pair once")
     found = []
     for media, text in labels:
         n, towards = count_and_mean(repr(media), statistics[(*site, media)])
@@ -205,15 +244,17 @@ def shared_direction(directions: Sequence[Direction]) -> SharedDirection:
 
     Centring them, as a principal component analysis does, would take away just what they share.
     The sign is that of their mean; the zero point that of the first direction (give text first).
+    The length is the mean of theirs, so the means they point to lie near `norm`, not at it.
 
     Raises:
-        ValueError: Fewer than 2 directions, different widths, or vectors whose mean does not tell
-            the sign.
+        ValueError: Fewer than 2 directions, different widths, directions of different models,
+            sites or layers, or vectors whose mean does not tell the sign.
     """
     if len(directions) < 2:
         raise ValueError(f"{len(directions)} direction(s) given; at least 2 can share something")
     for number, one in enumerate(directions[1:], start=1):
         _checks.same_width(f"direction {number}", one.vector, "direction 0", directions[0].vector)
+    check_same_place(directions)
     vectors = torch.stack([one.vector for one in directions])
     _, sizes, basis = torch.linalg.svd(vectors, full_matrices=False)
     axis = basis[0]
@@ -247,8 +288,10 @@ def incremental(drifts: Sequence[Direction]) -> list[Direction]:
         drifts: Cumulative drift directions of rising layers.
 
     Raises:
-        ValueError: Layers that do not rise, different widths, or a layer that adds nothing.
+        ValueError: Layers that do not rise, different widths, models or sites, or a layer that
+            adds nothing.
     """
+    check_same_place(drifts, fields=("model", "site"))
     layers = [one.origin.layer for one in drifts if one.origin and one.origin.layer is not None]
     if layers != sorted(set(layers)):
         raise ValueError(f"the directions are of layers {layers}; give them in rising order")
@@ -270,12 +313,17 @@ def cumulative(increments: Sequence[Direction]) -> list[Direction]:
 
 
 def check_disjoint(splits: Mapping[str, Iterable[Hashable]]) -> None:
-    """Refuse ids that stand in two splits.
+    """Refuse ids that stand in two splits, or twice in one.
 
     Raises:
-        ValueError: Naming both splits and some ids.
+        ValueError: Naming the splits and some ids.
     """
-    sets = {name: set(ids) for name, ids in splits.items()}
+    given = {name: list(ids) for name, ids in splits.items()}
+    sets = {name: set(ids) for name, ids in given.items()}
+    for name, ids in given.items():
+        if len(sets[name]) != len(ids):
+            twice = next(one for one, times in Counter(ids).items() if times > 1)
+            raise ValueError(f"{twice!r} is more than once in {name!r}; give every item once")
     names = list(sets)
     for index, first in enumerate(names):
         for second in names[index + 1 :]:
@@ -301,4 +349,11 @@ def _equal_weights(directions: Sequence[Direction]) -> Direction:
 
 
 def _origin(statistics: Statistics, site: Site) -> Origin | None:
-    return None if statistics.model is None else Origin(statistics.model, *site)
+    if statistics.model is None:
+        return None
+    position = _position(statistics.at)
+    return Origin(statistics.model, *site, position=position, edits=statistics.edits)
+
+
+def _position(at: Rule) -> str:
+    return at if isinstance(at, str) else ",".join(map(str, at))

@@ -92,7 +92,7 @@ class Selection:
             centre,
             n_towards=self.counts["harmful"],
             n_from=self.counts["harmless"],
-            origin=Origin(self.model, "resid_pre", one.layer),
+            origin=Origin(self.model, "resid_pre", one.layer, str(one.position)),
         )
 
     def directions(self, adapter: Adapter) -> Directions:

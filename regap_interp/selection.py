@@ -16,11 +16,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from model_adapters import Adapter, Batch
-from model_adapters.encode import Chat
+from model_adapters.encode import Chat, normalise
 from regap_interp import _candidates as passes
 from regap_interp._candidates import refusal_score as refusal_score
 from regap_interp.artefact.provenance import data_fingerprint
 from regap_interp.capture import Progress
+from regap_interp.graph.engine import is_steered
 from regap_interp.selected import Candidate as Candidate
 from regap_interp.selected import Selection as Selection
 
@@ -77,17 +78,23 @@ def select_direction(
             error.
 
     Raises:
-        ValueError: Too few items, an item in two sets, unknown tokens, positions that are not of
-            the template, or limits that make no sense; before the candidates are scored.
+        ValueError: A graph is installed on the model, too few items, an item in two sets, unknown
+            tokens, positions that are not of the template, or limits that make no sense; before
+            the candidates are scored.
         InputError: A request the model cannot take.
     """
-    given = {
-        "harmful": harmful,
-        "harmless": harmless,
-        "harmful_val": harmful_val,
-        "harmless_val": harmless_val,
+    if is_steered(adapter):
+        raise ValueError(
+            "a graph is installed on the model, so that nothing would be measured of the untouched "
+            "one; leave its with-block first"
+        )
+    given: dict[str, Sequence[Chat]] = {
+        "harmful": list(harmful),
+        "harmless": list(harmless),
+        "harmful_val": list(harmful_val),
+        "harmless_val": list(harmless_val),
     }
-    _check_items(given)
+    _check_items(adapter, given)
     limits = _Limits(max_kl, min_induce, prune)
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
@@ -232,7 +239,7 @@ def _expected(name: str, scores: Float[Tensor, "item"], filter_items: bool) -> l
     return [int(index) for index in torch.nonzero(right).flatten()]
 
 
-def _check_items(given: dict[str, Sequence[Chat]]) -> None:
+def _check_items(adapter: Adapter, given: dict[str, Sequence[Chat]]) -> None:
     short = [name for name, chats in given.items() if len(chats) < _LEAST[name]]
     if short:
         raise ValueError(
@@ -242,7 +249,8 @@ def _check_items(given: dict[str, Sequence[Chat]]) -> None:
     seen: dict[str, str] = {}
     for name, chats in given.items():
         for index, chat in enumerate(chats):
-            key = data_fingerprint({"chat": chat})
+            # A chat has several spellings: strings or parts, say.
+            key = data_fingerprint({"chat": normalise([chat], adapter.media)[0]})
             if seen.setdefault(key, name) != name:
                 raise ValueError(
                     f"item {index} of {name} is in {seen[key]} too; the sets must not share items"

@@ -193,7 +193,7 @@ def crs_trend(
         medians, crs = [], []
         for members in cut.split(drawn_by):
             crs.append(_d_from_moments(drawn_moments[members].sum(dim=0), min_per_class))
-            medians.append(float(drawn_by[members].median()) if len(members) else _NAN)
+            medians.append(_median(drawn_by[members]) if len(members) else _NAN)
         draws.append(_trend(medians, crs))
     measured = torch.tensor([d for d in draws if not math.isnan(d)], dtype=torch.float64)
     low, high = percentile_interval(measured, confidence) if len(measured) else (_NAN, _NAN)
@@ -257,7 +257,7 @@ def _window(
 ) -> Window:
     inside, split, place = values[members], harmful[members], by[members]
     low, median, high = (
-        (float(place.min()), float(place.median()), float(place.max()))
+        (float(place.min()), _median(place), float(place.max()))
         if len(members)
         else (_NAN, _NAN, _NAN)
     )
@@ -317,6 +317,13 @@ def _d_from_moments(sums: Float[Tensor, "6"], min_per_class: int) -> float:
     if within <= 1e-12 * (squares_n + squares_m):
         return _NAN
     return (sum_n / n - sum_m / m) / math.sqrt(within / (n + m - 2))
+
+
+def _median(values: Float[Tensor, "item"]) -> float:
+    """Half-way between the middle two of an even number."""
+    low, high = (len(values) - 1) // 2, len(values) // 2
+    ordered = values.double().sort().values
+    return float(ordered[low] + ordered[high]) / 2
 
 
 def _trend(medians: Sequence[float], crs: Sequence[float]) -> float:

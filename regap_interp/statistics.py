@@ -2,30 +2,23 @@
 
 import bisect
 import hashlib
-import json
 import os
 from array import array
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, get_args
 
-import torch
 from jaxtyping import Float
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from regap_interp import _checks
+from regap_interp import _checks, _statistics_file
 from regap_interp._interrupt import whole
-from regap_interp.graph.nodes import Span
+from regap_interp.graph.nodes import LAYER_SITES, MODEL_SITES, Span
 from regap_interp.moments import Covariance, Moments
 
 Site = tuple[str, int | None]
 """A site and its decoder layer from 0 (None for a site of the whole model): ("resid_post", 8)."""
 Rule = Span | tuple[int, ...]
 """Which positions of a prompt: "last", a span such as "image", or indices."""
-
-_FORMAT = "regap_interp.statistics/1"
 
 
 class Statistics:
@@ -48,15 +41,17 @@ class Statistics:
             covariance: As for `Moments`, for every site and label.
 
         Raises:
-            ValueError: No sites, or one of them twice.
+            ValueError: No sites, unknown ones, one of them twice, or no rule for positions.
         """
-        if not sites or len(set(sites)) != len(sites):
-            raise ValueError(f"sites is {list(sites)}; give different (site, layer) pairs")
+        check_sites(sites)
+        check_rule(at)
         self.sites = tuple(sites)
         self.at = at
         self.covariance = covariance
         self.model: str | None = None
         """`Adapter.fingerprint` of the model the states are of; set by the first capture."""
+        self.edits: str | None = None
+        """Digest of the edits the states were read under; None for the model untouched."""
         self._moments: dict[tuple[str, int | None, str], Moments] = {}
         self._items: dict[str, array[int]] = {}
 
@@ -72,6 +67,42 @@ class Statistics:
     def holds(self, label: str, item: str) -> bool:
         """Whether an item is counted under a label."""
         return _find(self._items.get(label, array("q")), _number(item))
+
+    def holding_now(self) -> Callable[[str, str], bool]:
+        """`holds` as it stands now, whatever is counted later."""
+        counted = {label: numbers[:] for label, numbers in self._items.items()}
+        return lambda label, item: _find(counted.get(label, array("q")), _number(item))
+
+    def claim(self, model: str, edits: str | None) -> None:
+        """Say where the states come from that are counted from now on.
+
+        Args:
+            model: `Adapter.fingerprint`.
+            edits: Digest of the edits they are read under.
+
+        Raises:
+            ValueError: What is counted already comes from elsewhere.
+        """
+        if self.model is None and self._items:
+            raise ValueError(
+                "the statistics hold items, but not of which model they are; set `model` to its "
+                "fingerprint, or start new Statistics"
+            )
+        if self.model not in (None, model):
+            raise ValueError(
+                f"the statistics are of the model with fingerprint {self.model}, this one has "
+                f"{model}; start new Statistics"
+            )
+        if self._items and self.edits != edits:
+            before, now = (
+                "the untouched model" if one is None else f"the model under edits {one[:12]}"
+                for one in (self.edits, edits)
+            )
+            raise ValueError(
+                f"the statistics are of {before}, the passes would be of {now}; start new "
+                "Statistics, or use the same graph"
+            )
+        self.model, self.edits = model, edits
 
     def same_items(self, first: str, second: str) -> bool:
         """Whether two labels have the items of the same ids, as pairs of twins must."""
@@ -140,17 +171,21 @@ class Statistics:
         """The statistics of the items of both, measured apart; neither is changed.
 
         Raises:
-            ValueError: Other sites, positions, covariance or model, or an item counted in both.
+            ValueError: Other sites, positions or covariance; items of another model or under
+                other edits; or an item counted in both.
         """
-        for what in ("sites", "at", "covariance", "model"):
+        compared = ["sites", "at", "covariance"]
+        compared += ["model", "edits"] if self._items and other._items else []
+        for what in compared:
             mine, theirs = getattr(self, what), getattr(other, what)
-            if mine != theirs and not (what == "model" and None in (mine, theirs)):
+            if mine != theirs:
                 raise ValueError(
                     f"{what} is {mine!r} in one and {theirs!r} in the other; only statistics of "
                     "the same measurement can be merged"
                 )
         merged = Statistics(self.sites, at=self.at, covariance=self.covariance)
-        merged.model = self.model or other.model
+        whose = self if self._items else other
+        merged.model, merged.edits = whose.model, whose.edits
         for label in dict.fromkeys((*self.labels, *other.labels)):
             mine, theirs = (part._items.get(label, array("q")) for part in (self, other))
             twice = len(set(mine) & set(theirs))
@@ -168,58 +203,64 @@ class Statistics:
         return merged
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write one safetensors file; one that is there stays whole until this one is."""
-        tensors: dict[str, Tensor] = {}
-        for i, site in enumerate(self.sites):
-            for j, label in enumerate(self.labels):
-                part = self._moments[(*site, label)].tensors()
-                tensors |= {f"{i}.{j}.{name}": value for name, value in part.items()}
-        for j, counted in enumerate(self._items.values()):
-            tensors[f"{j}.items"] = torch.tensor(counted.tolist(), dtype=torch.int64)
-        about = {
-            "format": _FORMAT,
-            "sites": self.sites,
-            "at": self.at,
-            "covariance": self.covariance,
-            "model": self.model,
-            "labels": self.labels,
-        }
-        partial = Path(f"{os.fspath(path)}.partial")
-        save_file(tensors, partial, metadata={"about": json.dumps(about)})
-        partial.replace(path)
+        """Write one safetensors file; one that is there stays whole until this one is.
+
+        Raises:
+            ValueError: There is no such folder.
+        """
+        _statistics_file.write(self, path)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Statistics":
         """Read what `save` wrote.
 
         Raises:
-            ValueError: Another kind of file.
+            ValueError: Another kind of file, or a damaged one; says what is wrong with it.
         """
-        with safe_open(os.fspath(path), framework="pt") as file:
-            about: dict[str, Any] = json.loads((file.metadata() or {}).get("about", "{}"))
-            if about.get("format") != _FORMAT:
-                raise ValueError(f"{path} holds {about.get('format')!r}; expected {_FORMAT!r}")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        at: Rule = tuple(about["at"]) if isinstance(about["at"], list) else about["at"]
-        sites = [(site, layer) for site, layer in about["sites"]]
-        loaded = cls(sites, at=at, covariance=about["covariance"])
-        loaded.model = about["model"]
-        for j, label in enumerate(about["labels"]):
-            loaded._items[label] = array("q", tensors[f"{j}.items"].tolist())
-            for i, site in enumerate(loaded.sites):
-                part = {
-                    name: tensors[f"{i}.{j}.{name}"]
-                    for name in ("mean", "squares", "scatter", "rows")
-                    if f"{i}.{j}.{name}" in tensors
-                }
-                loaded._moments[(*site, label)] = Moments.from_tensors(
-                    loaded.count(label), part, loaded.covariance
-                )
-        return loaded
+        return _statistics_file.read(cls, path)
+
+
+def check_sites(sites: Sequence[Site]) -> None:
+    """Refuse what no model has at any layer.
+
+    Raises:
+        ValueError: Naming the site.
+    """
+    known = (*LAYER_SITES, *MODEL_SITES)
+    given: Sequence[Any] = sites
+    for one in given:
+        if not (isinstance(one, tuple | list) and len(one) == 2):
+            raise ValueError(f'site {one!r} is no pair; give ("resid_post", layer)')
+        name, layer = one
+        if name not in known:
+            raise ValueError(f"no site {name!r}; the sites are {', '.join(known)}")
+        if (layer is None) != (name in MODEL_SITES):
+            raise ValueError(f"{(name, layer)}: {', '.join(MODEL_SITES)} have no layer, others do")
+        if layer is not None and (type(layer) is not int or layer < 0):
+            raise ValueError(f"{(name, layer)}: layers count from 0, forwards")
+    if not sites or len({tuple(one) for one in sites}) != len(sites):
+        raise ValueError(f"sites is {list(sites)}; give different (site, layer) pairs")
+
+
+def check_rule(at: Rule) -> None:
+    """Refuse what says no positions.
+
+    Raises:
+        ValueError: No span, or indices that are none or stand twice.
+    """
+    spans = get_args(Span)
+    indices = isinstance(at, tuple) and at and all(type(index) is int for index in at)
+    if at not in spans and not (indices and len(set(at)) == len(at)):
+        raise ValueError(
+            f"at is {at!r}; give one of {', '.join(spans)}, or a tuple of indices, each once"
+        )
 
 
 def _number(item: str) -> int:
     """An id as 8 bytes; two of a million ids meet with a chance of 3e-8."""
+    given: Any = item
+    if not isinstance(given, str):
+        raise ValueError(f"id is {given!r}; give a string, such as str(number)")
     return int.from_bytes(hashlib.blake2b(item.encode(), digest_size=8).digest(), signed=True)
 
 

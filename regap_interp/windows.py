@@ -69,7 +69,7 @@ class SlidingWindows:
     width: float = 0.20
     """Items in a window, as a share of all."""
     step: float = 0.05
-    """Shift from one window to the next, as a share of all."""
+    """Shift from one window to the next, as a share of all; the last one may shift less."""
     least: int = 200
     """Items in a window at least, however few `width` makes."""
 
@@ -83,4 +83,7 @@ class SlidingWindows:
         order = by.argsort(stable=True)
         size = min(max(round(self.width * len(by)), self.least), len(by))
         stride = max(round(self.step * len(by)), 1)
-        return [order[start : start + size] for start in range(0, len(by) - size + 1, stride)]
+        starts = [*range(0, len(by) - size + 1, stride)]
+        if starts[-1] != len(by) - size:
+            starts.append(len(by) - size)  # the items highest in `by` are in a window too
+        return [order[start : start + size] for start in starts]

@@ -1,5 +1,7 @@
 """Captured states against transformers' own `output_hidden_states`."""
 
+import signal
+import threading
 from typing import Any
 
 import pytest
@@ -150,16 +152,76 @@ def test_requests_of_similar_length_run_together_and_come_back_in_order(
     assert_close(found, alone)
 
 
+def test_requests_may_come_from_a_generator(random_organism: Adapter) -> None:
+    made: Any = (chat for chat in CHATS)
+    assert_close(last_residuals(random_organism, made, layers=[4]), reference(random_organism, [4]))
+
+
+def test_captures_of_several_threads_wait_for_each_other(random_organism: Adapter) -> None:
+    layers = [2, 5, 8]
+    errors: list[BaseException] = []
+
+    def work(number: int) -> None:
+        try:
+            for _ in range(4):
+                last_residuals(random_organism, CHATS, layers=[layers[number]], batch_size=1)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+
+
+def test_ctrl_c_takes_effect_between_passes_and_leaves_no_hook(random_organism: Adapter) -> None:
+    module = random_organism.module
+    ended: list[str] = []
+
+    def interrupt(*_: Any) -> None:
+        signal.raise_signal(signal.SIGINT)
+        ended.append("held back")
+
+    handle = module.register_forward_pre_hook(interrupt)
+    hooks = [(m._forward_hooks, m._forward_pre_hooks) for m in module.modules()]
+    before = [(list(a), list(b)) for a, b in hooks]
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            last_residuals(random_organism, CHATS, layers=[4], batch_size=2)
+        assert ended == ["held back"]
+        assert [(list(a), list(b)) for a, b in hooks] == before
+    finally:
+        handle.remove()
+
+
+def test_edits_of_decoding_are_left_out_of_a_capture(random_organism: Adapter) -> None:
+    vector = torch.linspace(-1, 1, random_organism.d_model, dtype=torch.float64)
+    gate = read("resid_post", 1, phase="decode").project(vector) > 0
+    graph = Graph(add("resid_post", 2, vector, phase="decode", strength=select(gate, 1.0, 0.0)))
+    found = last_residuals(random_organism, CHATS, layers=[4], graph=graph)
+    assert torch.equal(found, last_residuals(random_organism, CHATS, layers=[4]))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
+        MemoryError(),
+    ],
+)
 @pytest.mark.parametrize("batch_size", [None, 8])
 def test_a_pass_that_runs_out_of_memory_is_tried_again_with_half(
-    random_organism: Adapter, batch_size: int | None
+    random_organism: Adapter, batch_size: int | None, error: Exception
 ) -> None:
     tried: list[int] = []
 
     def refuse_many(module: Any, args: Any, kwargs: Any) -> None:
         tried.append(len(kwargs["input_ids"]))
         if tried[-1] > 2:
-            raise torch.OutOfMemoryError("CUDA out of memory.")
+            raise error
 
     handle = random_organism.module.register_forward_pre_hook(refuse_many, with_kwargs=True)
     try:
@@ -325,7 +387,10 @@ def test_one_batch_outside_a_list_is_refused(random_organism: Adapter) -> None:
         ({"sites": [("resid", 1)]}, "no site 'resid'; the sites are resid_pre"),
         ({"sites": [("resid_post", None)]}, "have no layer, others do"),
         ({"sites": [("embed", 0)]}, "have no layer, others do"),
-        ({"sites": [("resid_post", -1)]}, "has the layers 0 to 11"),
+        ({"sites": [("resid_post", -1)]}, "layers count from 0"),
+        ({"sites": [("resid_post", 12)]}, "has the layers 0 to 11"),
+        ({"sites": ["resid_post"]}, "'resid_post' is no pair"),
+        ({"sites": [("resid_post", 1)], "at": (-1, -1)}, "each once"),
         ({"sites": [("resid_post", 1), ("logits", None)]}, r"widths \[111, 128\]"),
         ({"sites": [("resid_post", 1)], "at": "middle"}, "at is 'middle'; give one of last"),
         ({"sites": [("resid_post", 1)], "at": ()}, "or a tuple of indices"),

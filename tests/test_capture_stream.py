@@ -10,7 +10,7 @@ import torch
 
 from model_adapters import Adapter, Batch
 from model_adapters.organism.world import draw_samples
-from regap_interp import _bucketed
+from regap_interp import Graph, _bucketed, add
 from regap_interp.capture import Labelled, capture, capture_statistics
 from regap_interp.statistics import Statistics
 
@@ -115,6 +115,88 @@ def test_only_a_window_of_requests_is_read_ahead_and_let_go(
     assert into.count("text") == len(encoded) == 24
     # A window, and the last pass of the one before.
     assert max(alive) <= 4 + 2
+
+
+def test_the_media_of_a_window_are_let_go(
+    random_organism: Adapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_bucketed, "_WINDOW", 8)
+
+    class Part(dict[str, Any]):
+        """Can be watched, as a dict cannot."""
+
+    made: list[weakref.ref[Part]] = []
+    alive: list[int] = []
+
+    def watched() -> Iterator[Labelled]:
+        for item in items(8):
+            part = Part(type="text", text=item.chat[0]["content"])
+            made.append(weakref.ref(part))
+            alive.append(sum(one() is not None for one in made))
+            yield item._replace(chat=[{"role": "user", "content": [part]}])
+
+    capture_statistics(random_organism, watched(), into=Statistics(SITES))
+    # The one that was made, and the one that was read before it.
+    assert len(made) == 8 and max(alive) <= 2
+
+
+def shifted(strength: float = 1.0) -> Graph:
+    vector = torch.linspace(-1, 1, 128, dtype=torch.float64)
+    return Graph(add("resid_post", 1, vector, strength=strength))
+
+
+def test_states_under_different_edits_do_not_mix(random_organism: Adapter, tmp_path: Path) -> None:
+    bare, steered = Statistics(SITES), Statistics(SITES)
+    capture_statistics(random_organism, items(3), into=bare)
+    capture_statistics(random_organism, items(2), into=steered, graph=shifted())
+    assert bare.edits is None and steered.edits is not None
+    with pytest.raises(ValueError, match="are of the untouched model, the passes would be of"):
+        capture_statistics(random_organism, items(6), into=bare, graph=shifted())
+    with pytest.raises(ValueError, match="are of the model under edits"):
+        capture_statistics(random_organism, items(6), into=steered, graph=shifted(2.0))
+    with pytest.raises(ValueError, match="edits is None in one"):
+        bare.merge(steered)
+    # The same edits from a file on, installed instead of given.
+    steered.save(tmp_path / "steered.safetensors")
+    resumed = Statistics.load(tmp_path / "steered.safetensors")
+    with shifted().on(random_organism):
+        capture_statistics(random_organism, items(4), into=resumed)
+        with pytest.raises(ValueError, match="are of the untouched model"):
+            capture_statistics(random_organism, items(4), into=bare)
+    assert resumed.count("text") == 4 and bare.count("text") == 3
+
+
+def test_progress_arrives_though_all_is_counted_and_skipped_items_count(
+    random_organism: Adapter,
+) -> None:
+    into = Statistics(SITES)
+    capture_statistics(random_organism, items(3), into=into)
+    seen: list[int] = []
+    capture_statistics(random_organism, items(3), into=into, progress=seen.append)
+    assert seen == [3]
+    new_first = [*items(2, start=3), *items(3)]
+    capture_statistics(random_organism, new_first, into=into, progress=seen.append)
+    assert seen[-1] == 5
+
+
+def test_an_id_given_twice_is_refused_beyond_a_window_too(
+    random_organism: Adapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_bucketed, "_WINDOW", 4)
+    into = Statistics(SITES)
+    with pytest.raises(ValueError, match="'item-0' with label 'text' comes twice"):
+        capture_statistics(random_organism, [*items(6), *items(1)], into=into)
+    assert into.count("text") == 4
+
+
+@pytest.mark.usefixtures("as_users_run_it")
+def test_what_is_no_labelled_item_is_named(random_organism: Adapter) -> None:
+    plain: Any = [("id", "text", [{"role": "user", "content": "please"}])]
+    with pytest.raises(ValueError, match="holds a tuple; give Labelled"):
+        capture_statistics(random_organism, plain, into=Statistics(SITES))
+    numbered: Any = [next(items(1))._replace(id=5)]
+    with pytest.raises(ValueError, match="id is 5"):
+        capture_statistics(random_organism, numbered, into=Statistics(SITES))
 
 
 def test_statistics_of_one_model_take_no_states_of_another(random_organism: Adapter) -> None:

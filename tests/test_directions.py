@@ -1,6 +1,8 @@
 """Directions: what they are, where their coordinates are zero, and what they refuse."""
 
+import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from regap_interp import (
     random_orthogonal,
     refusal_direction,
 )
+from regap_interp.directions import Origin
 
 HARMFUL = torch.tensor([[4.0, 1.0, 0.0], [6.0, 3.0, 0.0]])  # mean (5, 2, 0)
 HARMLESS = torch.tensor([[1.0, 2.0, 1.0], [3.0, 0.0, 1.0], [2.0, 1.0, 1.0]])  # mean (2, 1, 1)
@@ -116,10 +119,58 @@ def test_planted_directions_are_found_in_noise(width: int) -> None:
     assert orthogonalise(drift, refusal).unit @ d > 0.95
 
 
+def test_orthogonal_to_a_subspace_given_as_rows_vectors_or_directions() -> None:
+    basis, drift = noise(3, 8, seed=1), along(*noise(8).tolist())
+    rows = [along(*row.tolist()) for row in basis]
+    expected = orthogonalise(drift, rows)
+    assert abs(expected.vector @ basis.T).max() < 1e-14
+    for against in (basis, list(basis), [rows[0], *basis[1:]], iter(rows)):
+        torch.testing.assert_close(orthogonalise(drift, against).vector, expected.vector)
+    one = orthogonalise(drift, basis[0])
+    assert torch.equal(one.vector, orthogonalise(drift, rows[0]).vector)
+
+
+def test_a_direction_is_float64_and_apart_from_any_graph_of_gradients() -> None:
+    vector = torch.nn.Parameter(torch.ones(3))
+    found = Direction(vector, torch.zeros(3), 2, 2)
+    assert found.vector.dtype == found.centre.dtype == torch.float64
+    assert not found.vector.requires_grad
+    assert found.coordinate(torch.ones(2, 3)).tolist() == pytest.approx([3**0.5] * 2)
+
+
+def placed(*place: Any) -> Direction:
+    return dataclasses.replace(along(1.0, 2.0, len(str(place))), origin=Origin(*place))
+
+
+HERE = placed("model", "resid_post", 3)
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        (("other", "resid_post", 3), "different models"),
+        (("model", "resid_pre", 3), "different sites"),
+        (("model", "resid_post", 33), "different layers"),
+    ],
+)
+def test_directions_of_other_places_do_not_mix(place: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        orthogonalise(HERE, placed(*place))
+    if place[0] == "other":
+        with pytest.raises(ValueError, match=message):
+            cosine(HERE, placed(*place))
+    else:
+        cosine(HERE, placed(*place))
+    orthogonalise(HERE, along(1.0, 0.0, 0.0))  # of no known place
+
+
 @pytest.mark.usefixtures("as_users_run_it")
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: Direction(noise(2, 2), noise(2, 2), 1, 1), "one vector .d_model."),
+        (lambda: Direction(noise(2), noise(2), -1, 1), "n_towards is -1"),
+        (lambda: orthogonalise(HERE, [3.0]), "against holds a float"),
         (lambda: refusal_direction(HARMFUL[:1], HARMLESS), "harmful holds 1 item"),
         (lambda: refusal_direction(HARMFUL, HARMLESS[:0]), "harmless holds 0 item"),
         (lambda: refusal_direction(HARMFUL, HARMLESS[:, :2]), "harmless has width 2"),

@@ -1,5 +1,6 @@
 """Estimators of directions: planted ones are found, and each is what its formula says."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,7 @@ from regap_interp.estimators import (
     drift_from,
     drift_of,
     incremental,
+    lda_from,
     paired_drift,
     refusal_from,
     shared_direction,
@@ -116,7 +118,7 @@ def test_streamed_statistics_give_the_same_directions_and_their_origin() -> None
     found = refusal_from(made, SITE)
     torch.testing.assert_close(found.vector, kept.vector, rtol=1e-12, atol=1e-14)
     assert (found.n_towards, found.n_from) == (25, 15)
-    assert found.origin == Origin("model", "resid_post", 3)
+    assert found.origin == Origin("model", "resid_post", 3, "last")
 
     labels = [(f"image/{kind}", f"text/{kind}") for kind in ("harmful", "benign")]
     for pairs, chosen in (("harmful", labels[:1]), ("benign", labels[1:]), ("balanced", labels)):
@@ -157,6 +159,32 @@ def test_increments_add_up_to_the_drift() -> None:
     assert steps[2].origin == drifts[2].origin
     for before, after in zip(drifts, cumulative(steps), strict=True):
         torch.testing.assert_close(after.vector, before.vector)
+
+
+def test_the_place_the_states_were_read_at_goes_along() -> None:
+    rules: list[tuple[Any, str]] = [("prompt", "prompt"), ((-2,), "-2"), ((-2, -1), "-2,-1")]
+    for at, position in rules:
+        made = Statistics([SITE], at=at)
+        made.claim("model", "digest")
+        for label, seed in (("text/harmful", 0), ("text/benign", 1)):
+            made.add(label, ["a", "b"], [noise(2, 3, seed=seed)])
+        assert refusal_from(made, SITE).origin == Origin("model", *SITE, position, "digest")
+
+
+def test_lda_of_statistics_is_lda_of_their_moments() -> None:
+    made, text, _ = streamed("full")
+    found = lda_from(made, SITE, shrinkage=0.2)
+    kept = lda_direction(text[:25], text[25:], shrinkage=0.2)
+    torch.testing.assert_close(found.vector, kept.vector, rtol=1e-9, atol=1e-12)
+    assert found.origin == Origin("model", *SITE, "last")
+
+
+def elsewhere(**changes: Any) -> list[Direction]:
+    first = along(noise(3), 1)
+    second = along(noise(3, seed=1), 2)
+    assert first.origin is not None
+    origin = dataclasses.replace(first.origin, **{"layer": 2, **changes})
+    return [first, dataclasses.replace(second, origin=origin)]
 
 
 def within(states: Tensor, harmful: int) -> Tensor:
@@ -258,6 +286,28 @@ def test_splits_share_no_item() -> None:
             ),
             "have no partner: 'b', 'c'",
         ),
+        (
+            lambda: drift_of(
+                "benign",
+                noise(3, 3),
+                noise(3, 3, seed=1),
+                media_ids="abc",
+                text_ids="abc",
+                harmful={"a": False, "b": True, "c": True},
+            ),
+            "media holds 1 item.s. that are benign",
+        ),
+        (lambda: drift_of("harmfull", noise(2, 3), noise(2, 3)), "pairs is 'harmfull'; give one"),
+        (lambda: drift_of("unpaired", noise(1, 3), noise(3, 3)), "media holds 1 item"),
+        (
+            lambda: drift_from(streamed()[0], SITE, [("image/harmful", "text/harmful")] * 2),
+            "every .media, text. pair once",
+        ),
+        (lambda: lda_from(streamed()[0], SITE), "no covariance"),
+        (lambda: shared_direction(elsewhere()), "different layers"),
+        (lambda: incremental(elsewhere(model="other")), "different models"),
+        (lambda: incremental(elsewhere(site="resid_pre")), "different sites"),
+        (lambda: check_disjoint({"a": ["x", "x"]}), "'x' is more than once in 'a'"),
         (lambda: drift_from(streamed()[0], SITE, []), "labels is empty"),
         (
             lambda: drift_from(streamed()[0], SITE, [("image/harmful", "text/benign")]),

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -37,6 +38,11 @@ def shallow() -> Adapter:
 
 def chats(*texts: str) -> list[list[dict[str, Any]]]:
     return [[{"role": "user", "content": text}] for text in texts]
+
+
+def in_parts(chat: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """The same request in the other spelling."""
+    return [[{**m, "content": [{"type": "text", "text": m["content"]}]} for m in chat]]
 
 
 ITEMS = {
@@ -213,7 +219,7 @@ def test_the_chosen_direction_remembers_site_layer_and_means(
 ) -> None:
     one, found = selected.chosen, selected.direction
     assert one is not None
-    assert found.origin == Origin(shallow.fingerprint, "resid_pre", one.layer)
+    assert found.origin == Origin(shallow.fingerprint, "resid_pre", one.layer, str(one.position))
     assert found.norm == one.norm and (found.n_towards, found.n_from) == (3, 2)
     expected = mean_input(shallow, ITEMS["harmless"], one.layer, one.position)
     assert torch.allclose(found.centre, expected, atol=1e-4)
@@ -286,6 +292,7 @@ def test_nothing_left_is_said_with_the_reasons(shallow: Adapter) -> None:
         ({"harmful": ITEMS["harmful"][:1]}, "harmful has 1 items"),
         ({"harmless_val": []}, "harmless_val has 0 items"),
         ({"harmful_val": ITEMS["harmful"][:2]}, "is in harmful too"),
+        ({"harmful_val": in_parts(ITEMS["harmful"][0])}, "item 0 of harmful_val is in harmful too"),
         ({"positions": [-4]}, "position -4 does not hold the same"),
         ({"positions": [-100]}, "position -100 does not"),
         ({"positions": [0]}, "negative"),
@@ -304,6 +311,24 @@ def test_what_cannot_work_is_refused_before_candidates_run(
     with pytest.raises(ValueError, match=message):
         select_direction(shallow, **arguments, progress=lambda done, total: ran.append(done))
     assert ran == []
+
+
+def test_a_model_under_an_installed_graph_is_refused(shallow: Adapter) -> None:
+    graph = Graph(remove("resid_post", 1, torch.ones(shallow.d_model).double()))
+    with graph.on(shallow), pytest.raises(ValueError, match="leave its with-block first"):
+        select_direction(shallow, **ITEMS, refusal_tokens=[30], filter_items=False)
+
+
+def test_ctrl_c_inside_a_pass_leaves_no_hook(shallow: Adapter) -> None:
+    hooks = [(m._forward_hooks, m._forward_pre_hooks) for m in shallow.module.modules()]
+    handle = shallow.module.register_forward_pre_hook(lambda *_: signal.raise_signal(signal.SIGINT))
+    before = [(list(a), list(b)) for a, b in hooks]
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            select_direction(shallow, **ITEMS, refusal_tokens=[30], filter_items=False)
+        assert [(list(a), list(b)) for a, b in hooks] == before
+    finally:
+        handle.remove()
 
 
 def test_an_interrupt_leaves_the_model_as_it_was(shallow: Adapter) -> None:

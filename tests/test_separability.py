@@ -182,8 +182,27 @@ def test_sliding_windows_cover_the_items_in_order() -> None:
 
 
 def test_sliding_windows_never_shrink_below_the_least_size() -> None:
-    assert [len(w) for w in SlidingWindows(least=200).split(torch.arange(230.0))] == [200] * 3
+    assert [len(w) for w in SlidingWindows(least=200).split(torch.arange(230.0))] == [200] * 4
     assert [len(w) for w in SlidingWindows(least=200).split(torch.arange(50.0))] == [50]
+
+
+@pytest.mark.parametrize("n", [409, 430, 1010])
+def test_every_item_is_in_a_sliding_window(n: int) -> None:
+    windows = SlidingWindows().split(torch.randn(n, generator=torch.Generator().manual_seed(0)))
+    assert len(torch.cat(list(windows)).unique()) == n
+    assert len({len(members) for members in windows}) == 1
+
+
+def test_the_median_of_a_window_lies_between_its_middle_two() -> None:
+    by = torch.tensor([4.0, 1.0, 2.0, 3.0])
+    curve = crs_curve(
+        torch.tensor([0.1, 0.3, 0.2, 0.4]),
+        torch.tensor([True, False, True, False]),
+        by,
+        windows=SlidingWindows(width=1.0, least=4),
+        min_per_class=2,
+    )
+    assert [window.median for window in curve.windows] == [2.5]
 
 
 def test_fixed_bins_hold_their_lower_edge_and_leave_outsiders_out() -> None:

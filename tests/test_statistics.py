@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from regap_interp._interrupt import whole
+from regap_interp.artefact.files import digest, read_tensors, write_tensors
 from regap_interp.statistics import Statistics
 
 SITES: Any = [("resid_post", 3), ("final_norm", None)]
@@ -115,11 +116,96 @@ def test_an_interrupt_waits_for_the_end_of_what_must_be_whole() -> None:
         signal.raise_signal(signal.SIGINT)
 
 
+def test_an_interrupt_is_not_lost_where_the_block_fails() -> None:
+    with pytest.raises(KeyboardInterrupt) as raised, whole():
+        signal.raise_signal(signal.SIGINT)
+        raise ValueError("of the block")
+    assert isinstance(raised.value.__context__, ValueError)
+
+
+def test_statistics_of_unknown_and_known_models_do_not_mix() -> None:
+    known, unknown = Statistics(SITES), measured()
+    known.claim("abc", None)
+    assert known.merge(unknown).model is None  # the first holds nothing
+    known.add("text/other", ["a"], states(1))
+    with pytest.raises(ValueError, match="model is 'abc' in one and None in the other"):
+        known.merge(unknown)
+    with pytest.raises(ValueError, match="not of which model"):
+        unknown.claim("abc", None)
+
+
+Tensors = dict[str, Tensor]
+
+
+def rewritten(path: Path, change: Callable[[Tensors, dict[str, Any]], object]) -> Path:
+    """The file with other contents and a checksum that fits them."""
+    tensors, about = read_tensors(path)
+    tensors = {name: value.clone() for name, value in tensors.items()}
+    del about["sha256"]
+    change(tensors, about)
+    about["sha256"] = digest(tensors, about)
+    write_tensors(path, tensors, about)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t, a: t.pop("0.0.scatter"), "scatter is of shape None"),
+        (lambda t, a: t.pop("0.0.mean"), "no mean"),
+        (lambda t, a: t["0.0.mean"].fill_(float("nan")), "mean is .* expected finite"),
+        (lambda t, a: t.update({"0.0.mean": t["0.0.mean"].half()}), "torch.float16"),
+        (lambda t, a: t.update({"0.0.squares": torch.ones(7).double()}), r"shape \(7,\)"),
+        (lambda t, a: t["0.0.squares"].neg_(), "squares are negative"),
+        (lambda t, a: t.update({"0.items": t["0.items"].flip(0)}), "rising order"),
+        (lambda t, a: t.update({"0.items": t["0.items"][:2].clone()}), "3 ids in rising order"),
+        (lambda t, a: t.pop("1.items"), "ids in rising order"),
+        (lambda t, a: t.update(more=torch.ones(1)), "that it does not name"),
+        (lambda t, a: a.update(covariance=None), "that it does not name"),
+        (lambda t, a: a.update(covariance="half"), "covariance is 'half'"),
+        (lambda t, a: a.pop("sites"), "no 'sites'"),
+        (lambda t, a: a.update(sites=[["nowhere", 3]]), "no site 'nowhere'"),
+        (lambda t, a: a.update(at=["x"]), "at is"),
+        (lambda t, a: a.update(model=3), "'model'"),
+        (lambda t, a: a.update(labels=["x"]), "with counts"),
+        (lambda t, a: a.update(format="else"), "expected 'regap_interp.statistics/1'"),
+    ],
+)
+@pytest.mark.usefixtures("as_users_run_it")
+def test_a_file_that_does_not_hang_together_is_refused(
+    tmp_path: Path, change: Callable[[Tensors, dict[str, Any]], object], message: str
+) -> None:
+    measured(covariance="full").save(tmp_path / "s")
+    with pytest.raises(ValueError, match=message):
+        Statistics.load(rewritten(tmp_path / "s", change))
+
+
+def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    measured().save(path)
+    content = bytearray(path.read_bytes())
+    content[-30] ^= 0xFF
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="damaged or edited"):
+        Statistics.load(path)
+    path.write_bytes(content[:-20])
+    with pytest.raises(ValueError, match="damaged"):
+        Statistics.load(path)
+    with pytest.raises(ValueError, match="cannot be read"):
+        Statistics.load(tmp_path / "nothing")
+    with pytest.raises(ValueError, match="no folder"):
+        measured().save(tmp_path / "nowhere" / "s")
+
+
 @pytest.mark.usefixtures("as_users_run_it")
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda made, _: Statistics([]), "different .site, layer. pairs"),
+        (lambda made, _: Statistics(["resid_post"]), "'resid_post' is no pair"),
+        (lambda made, _: Statistics([("nowhere", 3)]), "no site 'nowhere'"),
+        (lambda made, _: Statistics(SITES, at="lst"), "at is 'lst'; give one of last"),
+        (lambda made, _: made.holds("t", 5), "id is 5"),
         (lambda made, _: Statistics([*SITES, SITES[0]]), "different .site, layer. pairs"),
         (lambda made, _: made["resid_post", 3, "sound"], "no states of .* with label 'sound'"),
         (lambda made, _: made.add("t", ["a"], states(1)[:1]), "1 tensors for 2 sites"),
@@ -127,7 +213,7 @@ def test_an_interrupt_waits_for_the_end_of_what_must_be_whole() -> None:
         (lambda made, _: made.add("t", ["a"], states(2)), "expected 1 items of width 5"),
         (lambda made, _: made.merge(measured()), "3 item.s. with label 'text/harmful'"),
         (lambda made, _: made.merge(Statistics(SITES, at="image")), "at is 'last' in one"),
-        (lambda made, path: Statistics.load(path), "expected 'regap_interp.statistics/1'"),
+        (lambda made, path: Statistics.load(path), "holds tensors but no manifest"),
     ],
 )
 def test_refusals_say_what_was_given(

@@ -11,7 +11,7 @@ from model_adapters import Adapter
 from regap_interp.artefact import gguf_file, stored
 from regap_interp.artefact.errors import ArtefactError
 from regap_interp.artefact.files import write_tensors
-from regap_interp.artefact.manifest import Manifest
+from regap_interp.artefact.manifest import UNKNOWN_POSITION, Manifest
 from regap_interp.artefact.stored import Layers
 from regap_interp.directions import Direction, Origin, cosine, orthogonalise
 
@@ -229,18 +229,24 @@ def _checked(manifest: Manifest, name: str, layers: Layers) -> Layers:
     if not layers:
         raise ArtefactError(f"the set {name!r} has no layers")
     found = {}
-    for layer in sorted(layers):
+    for layer in sorted(layers, key=str if any(type(key) is not int for key in layers) else None):
         one = layers[layer]
         where = f"{name} of layer {layer}"
-        origin = Origin(manifest.fingerprint, manifest.site, layer)
-        if not 0 <= layer < manifest.n_layers:
+        said = manifest.recipes[name].position
+        position = None if said == UNKNOWN_POSITION else said
+        origin = Origin(manifest.fingerprint, manifest.site, layer, position)
+        if type(layer) is not int or not 0 <= layer < manifest.n_layers:
             raise ArtefactError(f"{where}: the model has layers 0 to {manifest.n_layers - 1}")
         if len(one.vector) != manifest.d_model:
             raise ArtefactError(
                 f"{where} has width {len(one.vector)}, the model {manifest.d_model}"
             )
-        if one.origin not in (None, origin):
-            raise ArtefactError(f"{where} was measured at {one.origin}, the manifest says {origin}")
+        if one.origin is not None and not _agree(one.origin, origin):
+            raise ArtefactError(
+                f"{where} was measured at {one.origin}, the manifest says {origin}; make the "
+                "manifest fit, or take the origin off (dataclasses.replace(direction, "
+                "origin=None)) and say in the recipe's options what differs"
+            )
         found[layer] = dataclasses.replace(
             one,
             vector=one.vector.detach().to("cpu").double().clone(),
@@ -248,6 +254,13 @@ def _checked(manifest: Manifest, name: str, layers: Layers) -> Layers:
             origin=origin,
         )
     return types.MappingProxyType(found)
+
+
+def _agree(measured: Origin, recorded: Origin) -> bool:
+    """Whether a direction's origin is that of the manifest, as far as it is known."""
+    at = {"last" if one.position == "-1" else one.position for one in (measured, recorded)}
+    same = dataclasses.replace(measured, position=recorded.position) == recorded
+    return same and len(at - {None}) < 2
 
 
 def _row(cells: list[str], tag: str) -> str:

@@ -1,5 +1,6 @@
 """Reading and writing safetensors files without trusting them."""
 
+import hashlib
 import json
 import uuid
 from collections.abc import Callable, Mapping
@@ -36,10 +37,44 @@ def write_tensors(
 
     The same contents always give the same bytes.
     """
-    # One key only: safetensors writes several in no fixed order.
-    metadata = {"regap_interp": json.dumps(about, sort_keys=True, allow_nan=False)}
-    data = save({name: tensors[name].contiguous() for name in sorted(tensors)}, metadata)
+    data = save({name: tensors[name].contiguous() for name in sorted(tensors)}, metadata_of(about))
     write_atomically(path, lambda temporary: temporary.write_bytes(data))
+
+
+def metadata_of(about: Mapping[str, Any]) -> dict[str, str]:
+    """The JSON object as metadata of a safetensors file."""
+    # One key only: safetensors writes several in no fixed order.
+    return {"regap_interp": json.dumps(about, sort_keys=True, allow_nan=False)}
+
+
+def digest(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> str:
+    """sha256 in hex over tensors and JSON object, to be written into the object beside the rest."""
+    found = hashlib.sha256(json.dumps(about, sort_keys=True, allow_nan=False).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        found.update(tensor.contiguous().numpy().tobytes())
+    return found.hexdigest()
+
+
+def check_digest(path: str | Path, tensors: Mapping[str, Tensor], about: Any) -> None:
+    """Refuse a file whose contents are not what its `sha256` was made of.
+
+    Raises:
+        ArtefactError: Contents were changed, or there is no `sha256`.
+    """
+    if not isinstance(about, Mapping) or not isinstance(about.get("sha256"), str):
+        raise ArtefactError(f"{path} has no 'sha256'; it is damaged or of another make")
+    rest = {key: value for key, value in about.items() if key != "sha256"}
+    try:
+        found = digest(tensors, rest)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ArtefactError(f"{path} holds what was never saved in such files: {error}") from error
+    if found != about["sha256"]:
+        raise ArtefactError(
+            f"the contents of {path} are not those it was saved with; it was damaged or edited, "
+            "so make it again"
+        )
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], Any]:
@@ -62,7 +97,7 @@ def _read_about(path: Path) -> Any:
             length = int.from_bytes(file.read(8), "little")
             if length > min(_LONGEST_HEADER, path.stat().st_size):
                 raise ArtefactError(
-                    f"{path} is no file of directions: its header would have {length} bytes"
+                    f"{path} is no safetensors file: its header would have {length} bytes"
                 )
             header = json.loads(file.read(length), parse_constant=_no_constant)
     except OSError as error:
@@ -75,13 +110,13 @@ def _read_about(path: Path) -> Any:
     text = metadata.get("regap_interp") if isinstance(metadata, dict) else None
     if not isinstance(text, str):
         raise ArtefactError(
-            f"{path} holds tensors but no manifest; it was not written by Directions.save. Plain "
+            f"{path} holds tensors but no manifest; this library did not write it. Plain "
             "vectors can be read with safetensors, and made into directions with Direction(...)"
         )
     try:
         return json.loads(text, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
-        raise ArtefactError(f"the manifest of {path} is no JSON: {error}") from error
+        raise ArtefactError(f"what {path} says of itself is no JSON: {error}") from error
 
 
 def _no_constant(name: str) -> None:

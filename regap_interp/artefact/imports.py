@@ -13,13 +13,21 @@ from model_adapters import Adapter
 from regap_interp.artefact import gguf_file
 from regap_interp.artefact.directions import Directions
 from regap_interp.artefact.errors import ArtefactError
-from regap_interp.artefact.manifest import TOWARDS_HARMFUL, ZERO_CENTRE, Manifest, Recipe
+from regap_interp.artefact.manifest import (
+    TOWARDS_HARMFUL,
+    UNKNOWN_POSITION,
+    ZERO_CENTRE,
+    Manifest,
+    Recipe,
+)
 from regap_interp.artefact.stored import Layers
 from regap_interp.directions import Direction
 
 # Of the longest difference of means; less is rounding, as at the input of layer 0, where the
 # tokens of the template are the same in both classes.
 _NO_DIFFERENCE = 1e-9
+# Tokens of a chat template behind the instruction; they are a handful.
+_MOST_POSITIONS = 1000
 
 
 def import_refusal_direction(
@@ -27,6 +35,7 @@ def import_refusal_direction(
     adapter: Adapter,
     *,
     metadata: str | Path | Mapping[str, Any] | None = None,
+    position: int | None = None,
 ) -> Directions:
     """Directions of the `refusal_direction` repository of Arditi et al. (2406.11717).
 
@@ -43,38 +52,38 @@ def import_refusal_direction(
         adapter: The model the directions were measured on. The file does not say; you must know.
         metadata: For `direction.pt`: `{"pos": ..., "layer": ...}`, or the JSON file with it; by
             default `direction_metadata.json` beside `path`.
+        position: For `mean_diffs.pt`: take only this position, such as -1, as the set "refusal".
 
     Raises:
         ArtefactError: Not such a file, another shape than the model's, or values that are not
             finite.
     """
-    tensor = _read_pt(Path(path))
-    if tensor.ndim == 1:
-        position, layer = _metadata(Path(path), metadata, adapter)
+    tensor = _read_pt(Path(path), adapter)
+    if tensor.ndim == 1 and position is None:
+        at, layer = _metadata(Path(path), metadata, adapter)
         zero: tuple[int, ...] = ()
-        found = {"refusal": ({layer: tensor}, str(position), zero)}
+        found = {"refusal": ({layer: tensor}, str(at), zero)}
     elif tensor.ndim == 3 and metadata is None:
+        every = range(-len(tensor), 0)
+        if position is not None and position not in every:
+            raise ArtefactError(f"position is {position}; {path} has {', '.join(map(str, every))}")
         found = {
-            f"refusal/{index - len(tensor)}": _with_difference(rows, str(index - len(tensor)))
-            for index, rows in enumerate(tensor)
+            "refusal" if position == at else f"refusal/{at}": _with_difference(path, tensor[at], at)
+            for at in (every if position is None else [position])
         }
-        if tensor.shape[1] != adapter.n_layers:
-            raise ArtefactError(
-                f"{path} holds {tensor.shape[1]} layers, {adapter.model_id} has {adapter.n_layers}"
-            )
     else:
         raise ArtefactError(
             f"{path} has shape {tuple(tensor.shape)}; expected [d_model] with metadata, or "
-            "[position, layer, d_model] without"
+            "[position, layer, d_model] without; position= is for the latter"
         )
     recipes = {
         name: Recipe(
             sign=TOWARDS_HARMFUL,
-            position=position,
+            position=at,
             centre=ZERO_CENTRE,
             options={"imported from": "refusal_direction", "no difference in layers": list(none)},
         )
-        for name, (_, position, none) in found.items()
+        for name, (_, at, none) in found.items()
     }
     sets = {name: _directions(path, layers) for name, (layers, _, _) in found.items()}
     return Directions(Manifest.of(adapter, recipes, site="resid_pre"), sets)
@@ -133,7 +142,7 @@ def import_repeng(
     recipe = Recipe(
         sign=sign,
         estimator="control vector",
-        position="unknown",
+        position=UNKNOWN_POSITION,
         centre=ZERO_CENTRE,
         options={"imported from": "GGUF", "model_hint": hint},
     )
@@ -141,7 +150,7 @@ def import_repeng(
     return Directions(Manifest.of(adapter, {name: recipe}), {name: found})
 
 
-def _read_pt(path: Path) -> Tensor:
+def _read_pt(path: Path, adapter: Adapter) -> Tensor:
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, LookupError) as error:
@@ -152,6 +161,23 @@ def _read_pt(path: Path) -> Tensor:
         ) from error
     if not isinstance(found, Tensor) or not found.is_floating_point():
         raise ArtefactError(f"{path} holds a {type(found).__name__}, expected one float tensor")
+    # All before a copy is made: a small file can announce a tensor of any size.
+    if found.is_nested or found.layout != torch.strided or found.device.type != "cpu":
+        raise ArtefactError(
+            f"{path} holds a tensor that is sparse, nested or without values; expected a plain one"
+        )
+    shape = tuple(found.shape)
+    fits = len(shape) == 1 or (len(shape) == 3 and shape[0] and shape[1] == adapter.n_layers)
+    if (
+        not fits
+        or shape[-1] != adapter.d_model
+        or found.numel() > _MOST_POSITIONS * shape[-1] * (adapter.n_layers)
+    ):
+        raise ArtefactError(
+            f"{path} has shape {shape}; expected [{adapter.d_model}], or [position, "
+            f"{adapter.n_layers}, {adapter.d_model}], for the layers and width of "
+            f"{adapter.model_id}"
+        )
     return found.detach().double().clone()
 
 
@@ -183,12 +209,22 @@ def _metadata(
     return position, layer
 
 
-def _with_difference(rows: Tensor, position: str) -> tuple[dict[int, Tensor], str, tuple[int, ...]]:
-    """The layers of one position that have a direction, the position, and the other layers."""
+def _with_difference(
+    path: str | Path, rows: Tensor, position: int
+) -> tuple[dict[int, Tensor], str, tuple[int, ...]]:
+    """The layers of one position that have a direction, the position, and the other layers.
+
+    Raises:
+        ArtefactError: No layer has one.
+    """
+    if not rows.any():
+        raise ArtefactError(
+            f"position {position} of {path} is zero at every layer; the classes do not differ there"
+        )
     norms = rows.norm(dim=-1)
     zero = tuple(torch.nonzero(norms <= _NO_DIFFERENCE * norms.max()).flatten().tolist())
     layers = {layer: row for layer, row in enumerate(rows) if layer not in zero}
-    return layers, position, zero
+    return layers, str(position), zero
 
 
 def _directions(path: str | Path, layers: Mapping[int, Tensor]) -> Layers:

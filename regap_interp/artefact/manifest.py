@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from model_adapters import Adapter
 from regap_interp.artefact import provenance
 from regap_interp.artefact.errors import ArtefactError, MismatchError
@@ -15,6 +17,7 @@ TOWARDS_HARMFUL = "points from harmless to harmful"
 TOWARDS_MEDIA = "points from text to media"
 MEAN_CENTRE = "mean of the items it points from"
 ZERO_CENTRE = "unknown, so the origin of the stream"
+UNKNOWN_POSITION = "unknown"
 SITES = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
 
 _SET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+)*")
@@ -31,7 +34,8 @@ class Recipe:
     options: Mapping[str, Any] = field(default_factory=dict)
     """Options of the estimator, as JSON values."""
     position: str = "last"
-    """Which token the states were read at: "last" prompt token, or an index such as "-2"."""
+    """Prompt positions the states were read at: "last" token, a span such as "prompt", or indices
+    such as "-2" or "-2,-1"; means over several; or "unknown"."""
     centre: str = MEAN_CENTRE
     """What state has coordinate 0."""
     data: str | None = None
@@ -146,6 +150,14 @@ class Manifest:
         ]
         if not wrong:
             return
+        if self.fingerprint != here.fingerprint:
+            wrong.append(
+                f"config (sha256): made with {self.config}, given {here.config}"
+                if self.config != here.config
+                else "the config is the same, so the weights differ"
+            )
+            if getattr(adapter.module, "dtype", None) == torch.float16:
+                wrong.append("the model is in float16, which rounds weights; use bfloat16, float32")
         if self.model_id != here.model_id:
             wrong.insert(0, f"model: made with {self.model_id}, given {here.model_id}")
         moved = (self.site, here.site) == ("resid_pre", "resid_post")

@@ -1,6 +1,5 @@
-"""The layout of a file of directions: tensors, manifest and checksums."""
+"""The layout of a file of directions: tensors, manifest and checksum."""
 
-import hashlib
 import math
 import re
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from regap_interp.artefact import manifest as manifests
 from regap_interp.artefact.errors import ArtefactError
-from regap_interp.artefact.files import read_tensors, write_tensors
+from regap_interp.artefact.files import check_digest, digest, read_tensors, write_tensors
 from regap_interp.artefact.manifest import Manifest, get, take
 from regap_interp.directions import Direction
 
@@ -38,9 +37,8 @@ def write(path: str | Path, manifest: Manifest, sets: Mapping[str, Layers]) -> N
             name: {str(layer): _facts(one) for layer, one in layers.items()}
             for name, layers in sets.items()
         },
-        "tensors_sha256": _digest(tensors),
     }
-    write_tensors(path, tensors, about)
+    write_tensors(path, tensors, {**about, "sha256": digest(tensors, about)})
 
 
 def read(path: str | Path) -> tuple[Manifest, dict[str, Layers]]:
@@ -71,9 +69,9 @@ def read(path: str | Path) -> tuple[Manifest, dict[str, Layers]]:
     }
     if len(tensors) != 2 * sum(map(len, sets.values())):
         raise ArtefactError(f"{where} holds tensors that its manifest does not name")
-    if get(about, "tensors_sha256", str, where) != _digest(tensors):
-        raise ArtefactError(f"the tensors of {where} are not those it was saved with")
-    return manifests.from_json(about.get("manifest")), sets
+    manifest = manifests.from_json(about.get("manifest"))
+    check_digest(path, tensors, about)
+    return manifest, sets
 
 
 def _facts(one: Direction) -> dict[str, Any]:
@@ -104,12 +102,3 @@ def _read_set(tensors: Mapping[str, Tensor], name: str, layers: dict[str, Any]) 
             raise ArtefactError(f"{where} has norm {one.norm}, the manifest says {counts['norm']}")
         found[int(key)] = one
     return found
-
-
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
-        digest.update(tensor.contiguous().numpy().tobytes())
-    return digest.hexdigest()

@@ -1,6 +1,7 @@
 """Whether a graph can run on a model and a batch, decided before anything is computed."""
 
-from collections.abc import Iterable, Mapping
+import functools
+from collections.abc import Callable, Iterable, Mapping
 
 from model_adapters import Adapter
 from model_adapters.batch import Positions
@@ -44,15 +45,17 @@ def check(edits: Iterable[Edit], outputs: dict[str, Node], adapter: Adapter) -> 
             raise GraphError(f"outputs are named by strings, got {name!r}")
     roots = [*outputs.values(), *(one for edit in main for one in edit.inputs())]
     nodes = list(walk(roots))
+    # Computed from the weights, so once for all constants that ask for it.
+    fingerprint = functools.cache(lambda: adapter.fingerprint)
     shapes: dict[Node, Shape] = {}
     for node in nodes:
-        _check_node(node, adapter)
+        _check_node(node, adapter, fingerprint)
         shape_of(node, adapter, shapes)
     for edit in main:
-        _check_edit(edit, adapter, shapes)
+        _check_edit(edit, adapter, shapes, fingerprint)
         _check_order(edit, adapter)
     for read in (node for node in nodes if isinstance(node, Read) and node.under is not None):
-        _check_branch(read, adapter, shapes)
+        _check_branch(read, adapter, shapes, fingerprint)
     for name, output in outputs.items():
         phases = {read.phase for read in reads_below(output)}
         if phases == {"prefill", "decode"}:
@@ -95,7 +98,7 @@ def check_rows(edits: Iterable[Edit], outputs: Mapping[str, Node], rows: int) ->
                 )
 
 
-def _check_node(node: Node, adapter: Adapter) -> None:
+def _check_node(node: Node, adapter: Adapter, fingerprint: Callable[[], str]) -> None:
     if isinstance(node, Read):
         what = f"read {label(str(node.site), node.layer)}"
         _check_site(what, node.site, node.layer, node.head, adapter)
@@ -117,7 +120,7 @@ def _check_node(node: Node, adapter: Adapter) -> None:
         if not node.vector.value.any():
             raise GraphError(f"projection of {name_of(node.of)} on a direction that is zero")
         for read in _states_below(node.of):
-            _check_origin(node.vector, f"projection of {name_of(read)}", read, adapter)
+            _check_origin(node.vector, f"projection of {name_of(read)}", read, adapter, fingerprint)
 
 
 def _check_site(
@@ -167,14 +170,20 @@ def _check_rule(what: str, at: object, phase: str, adapter: Adapter) -> None:
         )
 
 
-def _check_origin(constant: Constant, what: str, where: Read | Edit, adapter: Adapter) -> None:
+def _check_origin(
+    constant: Constant,
+    what: str,
+    where: Read | Edit,
+    adapter: Adapter,
+    fingerprint: Callable[[], str],
+) -> None:
     origin = constant.origin
     if origin is None:
         return
-    if origin.model != adapter.fingerprint:
+    if origin.model != fingerprint():
         raise GraphError(
             f"{what}: the direction was made on another model (fingerprint {origin.model[:12]}, "
-            f"{adapter.model_id} has {adapter.fingerprint[:12]}); measure it on this one"
+            f"{adapter.model_id} has {fingerprint()[:12]}); measure it on this one"
         )
     if (origin.site, origin.layer) != (where.site, where.layer):
         raise GraphError(
@@ -194,7 +203,9 @@ def _states_below(node: Node) -> list[Read]:
     return []
 
 
-def _check_edit(edit: Edit, adapter: Adapter, shapes: dict[Node, Shape]) -> None:
+def _check_edit(
+    edit: Edit, adapter: Adapter, shapes: dict[Node, Shape], fingerprint: Callable[[], str]
+) -> None:
     what = f"{edit.op} {label(str(edit.site), edit.layer)}"
     _check_site(what, edit.site, edit.layer, edit.head, adapter)
     _check_rule(what, edit.at, edit.phase, adapter)
@@ -222,7 +233,7 @@ def _check_edit(edit: Edit, adapter: Adapter, shapes: dict[Node, Shape]) -> None
         if not edit.value.value.any():
             raise GraphError(f"{what}: the direction is zero")
     if isinstance(edit.value, Constant):
-        _check_origin(edit.value, what, edit, adapter)
+        _check_origin(edit.value, what, edit, adapter, fingerprint)
 
 
 def _check_order(edit: Edit, adapter: Adapter) -> None:
@@ -247,10 +258,12 @@ def _check_order(edit: Edit, adapter: Adapter) -> None:
                 )
 
 
-def _check_branch(read: Read, adapter: Adapter, shapes: dict[Node, Shape]) -> None:
+def _check_branch(
+    read: Read, adapter: Adapter, shapes: dict[Node, Shape], fingerprint: Callable[[], str]
+) -> None:
     for edit in read.under or ():
         what = f"{edit.op} {label(str(edit.site), edit.layer)}, under which {name_of(read)} is read"
-        _check_edit(edit, adapter, shapes)
+        _check_edit(edit, adapter, shapes, fingerprint)
         if edit.phase != "prefill":
             raise GraphError(f'{what}: a probe ends with the prefill, so its phase is "prefill"')
         for node in edit.inputs():

@@ -86,6 +86,8 @@ _CHOICES: dict[str, tuple[str, ...]] = {
 REFERENCES = ("node", "nodes", "constant", "edits")
 """Kinds of fields that hold ids."""
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+# Of an origin: written only where it is recorded.
+_MAYBE = ("position", "edits")
 _INFINITE = {"inf": math.inf, "-inf": -math.inf}
 
 
@@ -112,7 +114,8 @@ def write(kind: str, value: Any) -> Any:
             return {"start": value.start, "stop": value.stop}
         case Origin():
             written = {"model": value.model, "site": value.site, "layer": value.layer}
-            return written | ({} if value.position is None else {"position": value.position})
+            known = {name: getattr(value, name) for name in _MAYBE}
+            return written | {name: one for name, one in known.items() if one is not None}
         case tuple():
             return [operator.index(one) for one in value]
     if kind.startswith("integer"):
@@ -255,14 +258,13 @@ def _positions(where: str, value: Any) -> At:
 
 
 def _origin(where: str, value: Any) -> Origin:
-    known = isinstance(value, dict) and "position" in value
-    names = ("model", "site", "layer", *(("position",) if known else ()))
-    fields = exact_keys(where, value, names)
+    known = [name for name in _MAYBE if isinstance(value, dict) and name in value]
+    fields = exact_keys(where, value, ("model", "site", "layer", *known))
     return Origin(
         read(f'{where}, "model"', "text", fields["model"]),
         read(f'{where}, "site"', "text", fields["site"]),
         read(f'{where}, "layer"', "integer or null", fields["layer"]),
-        read(f'{where}, "position"', "text or null", fields.get("position")),
+        *(read(f'{where}, "{name}"', "text or null", fields.get(name)) for name in _MAYBE),
     )
 
 

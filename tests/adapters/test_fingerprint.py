@@ -55,6 +55,14 @@ def test_other_weights_have_another_fingerprint(
     assert len(seen) == 4
 
 
+def test_weights_changed_in_place_are_noticed(fresh_thinker: Callable[[], Any]) -> None:
+    adapter = model_adapters.load(fresh_thinker())
+    before = adapter.fingerprint
+    assert adapter.fingerprint == before
+    adapter.module.get_parameter("lm_head.weight").data.add_(0.01)
+    assert adapter.fingerprint != before
+
+
 def test_weights_that_are_not_in_memory(fresh_thinker: Callable[[], Any]) -> None:
     with pytest.raises(LoadError, match="is not in memory"):
         fingerprint(fresh_thinker().to("meta"))

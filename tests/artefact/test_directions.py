@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,9 @@ def test_a_saved_file_is_read_back_bit_for_bit(
             assert torch.equal(again.vector, one.vector) and again.vector.dtype == torch.float64
             assert torch.equal(again.centre, one.centre)
             assert (again.n_towards, again.n_from) == (one.n_towards, one.n_from)
-            assert again.origin == Origin(random_organism.fingerprint, "resid_post", layer)
+            position = directions.manifest.recipes[name].position
+            here = (random_organism.fingerprint, "resid_post", layer, position)
+            assert again.origin == Origin(*here)
 
 
 def test_the_same_directions_give_the_same_bytes(directions: Directions, tmp_path: Path) -> None:
@@ -154,6 +157,28 @@ def test_the_same_model_under_another_name_is_taken(
     Directions(moved, {name: directions[name] for name in directions}).check(random_organism)
 
 
+@pytest.mark.parametrize(
+    ("change", "message", "absent"),
+    [
+        (lambda m: m.lm_head.weight.data.add_(0.01), "the weights differ", "float16"),
+        (lambda m: m.half(), "the model is in float16", "config .sha256."),
+        (lambda m: setattr(m.config, "extra", 3), "config .sha256.: made with", "weights differ"),
+    ],
+)
+def test_what_differs_of_a_model_is_told(
+    directions: Directions, change: Any, message: str, absent: str
+) -> None:
+    import model_adapters
+
+    model = build_model(build_tokenizer(), seed=0).eval()
+    adapter = model_adapters.load(model, processor=build_processor())
+    directions.check(adapter)
+    change(model)
+    with pytest.raises(MismatchError, match=message) as refused:
+        directions.check(adapter)
+    assert re.search(absent, str(refused.value)) is None
+
+
 # --- directions that do not belong together ---
 
 
@@ -163,19 +188,30 @@ def rebuilt(directions: Directions, name: str, layers: dict[int, Direction]) -> 
     )
 
 
+@pytest.mark.usefixtures("as_users_run_it")
 def test_what_does_not_fit_the_manifest_is_refused(directions: Directions) -> None:
     good = directions.refusal(7)
     narrow = Direction(torch.ones(4).double(), torch.zeros(4).double(), 1, 1)
     elsewhere = dataclasses.replace(good, origin=Origin("another", "resid_post", 7))
-    for layers, message in [
+    assert good.origin is not None
+    mean = dataclasses.replace(good.origin, position="prompt")
+    steered = dataclasses.replace(good.origin, edits="abc")
+    cases: list[tuple[Any, str]] = [
         ({}, "has no layers"),
         ({12: good}, "layers 0 to 11"),
         ({7: narrow}, "width 4, the model 128"),
         ({6: good}, "was measured at"),
         ({7: elsewhere}, "was measured at"),
-    ]:
+        ({7: dataclasses.replace(good, origin=mean)}, "position='prompt'"),
+        ({7: dataclasses.replace(good, origin=steered)}, "edits='abc'.*take the origin off"),
+        ({"7": good}, "layers 0 to 11"),
+        ({True: good}, "layers 0 to 11"),
+    ]
+    for layers, message in cases:
         with pytest.raises(ArtefactError, match=message):
             rebuilt(directions, "refusal", layers)
+    last = dataclasses.replace(good, origin=dataclasses.replace(good.origin, position="-1"))
+    assert rebuilt(directions, "refusal", {7: last}).refusal(7).origin == good.origin
     with pytest.raises(ArtefactError, match="every set needs a recipe"):
         rebuilt(directions, "mood", {7: good})
 

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from regap_interp.artefact import ArtefactError, Directions
+from regap_interp.artefact.files import digest
 
 Change = Callable[[dict[str, Any]], object]
 
@@ -69,7 +70,27 @@ def rewritten(path: Path, about: object, tensors: dict[str, torch.Tensor] | None
 def test_a_false_manifest_is_refused(saved: Path, change: Change, message: str) -> None:
     about = about_of(saved)
     change(about)
+    del about["sha256"]
+    about["sha256"] = digest(load_file(saved), about)
     with pytest.raises(ArtefactError, match=message):
+        Directions.load(rewritten(saved, about))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda a: a["manifest"]["recipes"]["refusal"].update(position="-1"),
+        lambda a: a["sets"]["tone"]["0"].update(n_towards=99),
+        lambda a: a["manifest"].update(fingerprint="0" * 64),
+    ],
+)
+def test_an_edited_manifest_is_refused(saved: Path, change: Change) -> None:
+    about = about_of(saved)
+    change(about)
+    with pytest.raises(ArtefactError, match="damaged or edited"):
+        Directions.load(rewritten(saved, about))
+    del about["sha256"]
+    with pytest.raises(ArtefactError, match="no 'sha256'"):
         Directions.load(rewritten(saved, about))
 
 

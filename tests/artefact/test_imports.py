@@ -89,7 +89,7 @@ def test_their_layer_is_the_input_of_that_layer(random_organism: Adapter, mean_d
         random_organism, HARMLESS, 5, -2
     )
     assert (one.vector - expected).norm() <= 1e-6 * expected.norm()
-    assert one.origin == Origin(random_organism.fingerprint, "resid_pre", 5)
+    assert one.origin == Origin(random_organism.fingerprint, "resid_pre", 5, "-2")
     recipe = found.manifest.recipes["refusal/-2"]
     assert (recipe.sign, recipe.position) == (TOWARDS_HARMFUL, "-2")
     assert one.centre.count_nonzero() == 0 and one.n_towards == 0
@@ -111,7 +111,7 @@ def test_the_input_of_a_layer_is_the_output_of_the_one_before(
     moved = at_layer_outputs(found, random_organism)
     one = moved["refusal/-1"][4]
     assert torch.equal(one.vector, found["refusal/-1"][5].vector)
-    assert one.origin == Origin(random_organism.fingerprint, "resid_post", 4)
+    assert one.origin == Origin(random_organism.fingerprint, "resid_post", 4, "-1")
     moved.check(random_organism, site="resid_post")
     with pytest.raises(ArtefactError, match="site: made with resid_post, given resid_pre"):
         at_layer_outputs(moved, random_organism)
@@ -188,8 +188,15 @@ def test_code_in_a_file_does_not_run(random_organism: Adapter, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("stored", "message"),
     [
-        (vectors(64), "width 64, the model 128"),
-        (vectors(3, 11, WIDTH), "holds 11 layers"),
+        (vectors(64), r"shape \(64,\); expected \[128\]"),
+        (vectors(3, 11, WIDTH), r"shape \(3, 11, 128\); expected .* 12, 128\]"),
+        (vectors(0, LAYERS, WIDTH), r"shape \(0, 12, 128\)"),
+        # A few bytes that would be gigabytes.
+        (torch.zeros(1).expand(10**13), r"shape \(10000000000000,\)"),
+        (torch.zeros(1).expand(10**7, LAYERS, WIDTH), r"shape \(10000000, 12, 128\)"),
+        (vectors(WIDTH).to_sparse(), "sparse, nested or without values"),
+        (torch.empty(WIDTH, device="meta"), "sparse, nested or without values"),
+        (torch.zeros(2, LAYERS, WIDTH), "position -2 .* is zero at every layer"),
         (vectors(3, WIDTH), "has shape"),
         (vectors(WIDTH).long(), "expected one float tensor"),
         ({"direction": vectors(WIDTH)}, "holds a dict"),
@@ -206,6 +213,17 @@ def test_false_tensors_are_refused(
     metadata = {"pos": -1, "layer": 6} if single else None
     with pytest.raises(ArtefactError, match=message):
         import_refusal_direction(path, random_organism, metadata=metadata)
+
+
+def test_one_position_of_several_is_the_set_refusal(
+    random_organism: Adapter, mean_diffs: Path
+) -> None:
+    every = import_refusal_direction(mean_diffs, random_organism)
+    found = import_refusal_direction(mean_diffs, random_organism, position=-2)
+    assert list(found) == ["refusal"]
+    assert torch.equal(found.refusal(5).vector, every["refusal/-2"][5].vector)
+    with pytest.raises(ArtefactError, match=r"position is -4; .* has -3, -2, -1"):
+        import_refusal_direction(mean_diffs, random_organism, position=-4)
 
 
 # --- GGUF ---

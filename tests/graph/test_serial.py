@@ -40,6 +40,16 @@ def direction(seed: int, origin: Origin | None = None) -> Direction:
     return Direction(numbers[0], numbers[1], 10, 10, origin)
 
 
+def test_where_a_direction_was_read_is_kept_and_left_out_where_it_is_not_known() -> None:
+    full = Origin("model", "resid_post", 7, position="-2", edits="abc")
+    for origin, extra in ((full, {"position": "-2", "edits": "abc"}), (Origin("m", "z", 7), {})):
+        written, tensors = to_json(Graph(add("resid_post", 7, direction(0, origin))))
+        assert written["nodes"]["constant1"]["origin"].items() >= extra.items()
+        assert len(written["nodes"]["constant1"]["origin"]) == 3 + len(extra)
+        again = from_json(written, tensors).edits[0].value
+        assert isinstance(again, Constant) and again.origin == origin
+
+
 def regap() -> Graph:
     """The adaptive correction: a weak probe decides how strong the correction is."""
     drift = direction(0, Origin("model", "resid_post", 7))
