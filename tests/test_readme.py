@@ -42,7 +42,7 @@ def test_program_runs(
     script.write_text(PROGRAMS[number], encoding="utf-8")  # traces need source in a file
     if "SHIPPED" in PROGRAMS[number] and target is adapter:
         # Bundles of one model are refused by another.
-        with pytest.raises(MismatchError, match="fingerprint|weights"):
+        with pytest.raises(MismatchError, match=r"fingerprint|weights"):
             runpy.run_path(str(script))
         return
     runpy.run_path(str(script))
