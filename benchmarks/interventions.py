@@ -114,6 +114,8 @@ def on_device(size: Size, device: str, runs: int) -> dict[str, Any]:
     print(f"building the model on {device}", file=sys.stderr)
     found = report(measure(build(size, device), runs, progress), size)
     progress.close()
+    # Half an hour's work: shown at once, whatever becomes of the rest.
+    print(table(found), file=sys.stderr)
     return {**found, "machine": machine(torch.device(device))}
 
 
