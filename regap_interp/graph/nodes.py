@@ -7,7 +7,7 @@ Every value has one entry for each row (request) of a batch, so a gate decides r
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -353,9 +353,8 @@ def position_rule(at: At | int | Sequence[int]) -> At:
     """A position rule from what users write: one index or a list becomes a tuple."""
     if isinstance(at, str | Steps):
         return at
-    if isinstance(at, Sequence):
-        return tuple(operator.index(one) for one in at if not isinstance(one, str))
-    return (operator.index(at),)
+    indices = cast(Sequence[int], at if isinstance(at, Sequence) else [at])
+    return tuple(map(operator.index, indices))
 
 
 def layer_number(layer: int | None) -> int | None:

@@ -156,6 +156,9 @@ def test_nodes_have_no_truth_value() -> None:
     for wrong in (lambda: gate & True, lambda: ri.select(read() == 0, 1, 0)):
         with pytest.raises(TypeError, match="`==` is none"):
             wrong()
+    mixed: Any = ["image", 3]
+    with pytest.raises(TypeError, match="integer"):
+        read(at=mixed)
     with pytest.raises(TypeError, match="a list of edits"):
         read(under=ri.add("resid_post", 2, V))
     with pytest.raises(ri.GraphError, match="made of edits"):
