@@ -21,6 +21,9 @@ COMMANDS = {
     "calibrate": Command(
         "analyses.organism.calibrating:main", "choose everything ReGap needs for the shipped model"
     ),
+    "families": Command(
+        "analyses.families.command:main", "check every model family here and print the table"
+    ),
     "evaluate": Command(
         "analyses.organism.command:evaluate_main",
         "measure the shipped model against the bars of its card",

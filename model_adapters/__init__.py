@@ -14,9 +14,11 @@ from model_adapters.errors import LayerError as LayerError
 from model_adapters.errors import LoadError as LoadError
 from model_adapters.errors import SelfCheckError as SelfCheckError
 from model_adapters.errors import SiteError as SiteError
+from model_adapters.families.family import Family as Family
 from model_adapters.generation import Generation as Generation
 from model_adapters.hooks import HookHandle as HookHandle
 from model_adapters.load import load as load
+from model_adapters.receipt import Receipt as Receipt
 from model_adapters.resume import LayerCalls as LayerCalls
 from model_adapters.resume import RowCache as RowCache
 from model_adapters.resume import cache_obstacle as cache_obstacle

@@ -2,23 +2,33 @@
 
 import contextlib
 import functools
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from jinja2 import TemplateError
 from nnsight import NNsight
 from torch import Tensor, nn
 
+from model_adapters.bare_pass import bare_pass
 from model_adapters.batch import Batch, PaddingSide
 from model_adapters.call import Call, read_call
 from model_adapters.call_site import calling_frame, opens_with
 from model_adapters.collate import Window, collate
 from model_adapters.describe import describe, padding_side
-from model_adapters.encode import Chat, encode_one, normalise, typed_control, with_other_text
+from model_adapters.encode import (
+    UNPROCESSABLE,
+    Chat,
+    check_kept,
+    encode_one,
+    normalise,
+    typed_names,
+    with_other_text,
+)
 from model_adapters.errors import InputError, SiteError
-from model_adapters.family import Family
+from model_adapters.families import Family
+from model_adapters.families.medium import attribute
 from model_adapters.fingerprint import fingerprint
 from model_adapters.generation import (
     Generation,
@@ -28,20 +38,13 @@ from model_adapters.generation import (
 )
 from model_adapters.hooks import HookFunction, HookHandle, add_hook
 from model_adapters.layout import discover
+from model_adapters.precision import in_tower_precision
+from model_adapters.probe import probe
 from model_adapters.readout import unembed
+from model_adapters.receipt import Receipt, receipt
 from model_adapters.resume_probe import LayerArguments, probe_layers
-from model_adapters.selfcheck import bare_logits, probe, self_check
-from model_adapters.sites import (
-    HeadsSite,
-    InputSite,
-    LayerSites,
-    MidSite,
-    OutputSite,
-    ResultSite,
-    Site,
-    WindowBatcher,
-    inside_block,
-)
+from model_adapters.selfcheck import self_check
+from model_adapters.sites import OutputSite, ResultSite, WindowBatcher, inside_block
 from model_adapters.tracer import (
     AdapterTracer,
     GenerationTracer,
@@ -50,6 +53,8 @@ from model_adapters.tracer import (
     translated,
 )
 from model_adapters.validate import check_inputs, check_names, forward_names
+from model_adapters.vocabulary import Vocabulary, vocabulary
+from model_adapters.weights import device_of
 
 Stream = Float[Tensor, "batch position d_model"]
 
@@ -90,7 +95,7 @@ class Adapter(NNsight):
 
         Args:
             module: a transformers model in evaluation mode.
-            family: its entry in `model_adapters.family`.
+            family: its entry in `model_adapters.families`, or one of the caller's.
             processor: turns chats into inputs; `encode` needs it.
             tokenizer: decodes answers.
             model_id: a name for reports.
@@ -100,6 +105,8 @@ class Adapter(NNsight):
             LoadError: when the model has no parts to put sites on.
             SelfCheckError: when the model does not obey the identities of its sites.
         """
+        if family.prepare is not None:
+            family.prepare(module, tokenizer)
         self.layout = discover(module, family)
         self.family = family
         self.processor, self.tokenizer = processor, tokenizer
@@ -107,9 +114,13 @@ class Adapter(NNsight):
         self._missing_processor = missing_processor
         inputs = probe(module, family)
         with lock_of(module):
-            bare = bare_logits(module, inputs)
-            super().__init__(module, interleaver=StepInterleaver())
-            self._build_sites()
+            bare = bare_pass(module, family, self.layout, inputs)
+            with warnings.catch_warnings():
+                # BERT calls a part of its layers `output`; nnsight says how to reach it.
+                warnings.filterwarnings("ignore", "Module '.*' has a submodule named", UserWarning)
+                super().__init__(module, interleaver=StepInterleaver())
+            text = self._module.config.get_text_config()
+            self._place_sites(vocabulary(self.get, self.layout, family, text, bare.head))
             self.self_check = self_check(self, inputs, bare)
 
     # --- what the model is ---
@@ -118,6 +129,11 @@ class Adapter(NNsight):
     def module(self) -> Any:
         """The wrapped transformers model."""
         return self._module
+
+    @property
+    def entry(self) -> Any:
+        """The module whose forward runs once in every pass; for most models the model itself."""
+        return self._module.get_submodule(self.family.entry)
 
     @property
     def n_layers(self) -> int:
@@ -131,13 +147,25 @@ class Adapter(NNsight):
 
     @property
     def n_heads(self) -> int:
-        """Query heads of a layer."""
+        """Query heads of a layer; see `heads` for models whose layers differ."""
         return self.layout.n_heads
 
     @property
     def d_head(self) -> int:
         """Width of one head's output."""
         return self.layout.d_head
+
+    def heads(self, layer: int) -> tuple[int, int]:
+        """How many heads `z[layer]` has, and how wide they are.
+
+        Layers of linear attention differ from the others; for them `n_heads` and `d_head` do not
+        hold.
+
+        Raises:
+            LayerError: for a layer that the model does not have.
+        """
+        inside = self.layout.inside[self.z.number(layer)]
+        return inside.n_heads, inside.d_head
 
     @property
     def d_vocab(self) -> int:
@@ -163,6 +191,13 @@ class Adapter(NNsight):
         """
         return fingerprint(self._module)
 
+    def receipt(self) -> Receipt:
+        """What was checked when the model was loaded, on which versions, with figures.
+
+        A result object: print it, save it as JSON, or take it apart.
+        """
+        return receipt(self)
+
     @functools.cached_property
     def layer_arguments(self) -> LayerArguments:
         """How calls of the decoder layers can be repeated for some rows; see `resume`."""
@@ -171,15 +206,13 @@ class Adapter(NNsight):
     @property
     def device(self) -> torch.device:
         """Where inputs go: the device the model starts to compute on."""
-        hook = getattr(self._module, "_hf_hook", None)
-        device = getattr(hook, "execution_device", None)
-        return torch.device(device) if device is not None else self._module.device
+        return device_of(self._module)
 
     @property
     def pad_id(self) -> int:
         """Token that fills up short rows; they are masked there."""
         text, generation = self._module.config.get_text_config(), self._module.generation_config
-        media = {getattr(self._module.config, medium.token) for medium in self.family.media}
+        media = {medium.placeholder(self._module.config) for medium in self.family.media}
         candidates = [
             getattr(self.tokenizer, "pad_token_id", None),
             generation.pad_token_id,
@@ -218,39 +251,14 @@ class Adapter(NNsight):
     def logits(self, value: object) -> None:
         self._logits.write(value)
 
-    def _build_sites(self) -> None:
-        layout, family = self.layout, self.family
-        numbers = range(layout.n_layers)
-        layers = [self.get(f"{layout.layers}.{number}") for number in numbers]
-
-        def sites(name: str, make: Callable[..., Site], inner: str = "", *more: Any) -> LayerSites:
-            return LayerSites(
-                name,
-                [
-                    make(f"{name}[{i}]", layer.get(inner) if inner else layer, *more)
-                    for i, layer in enumerate(layers)
-                ],
-            )
-
-        self._embed = InputSite("embed", layers[0])
-        self.resid_pre = sites("resid_pre", InputSite)
-        self.z = sites("z", HeadsSite, family.out_proj, layout.n_heads)
-        self.result = sites("result", ResultSite, family.out_proj, layout.n_heads)
-        self.attn_out = sites("attn_out", OutputSite, family.attn)
-        self.resid_mid = sites("resid_mid", MidSite, family.mid_norm)
-        self.mlp_out = sites("mlp_out", OutputSite, family.mlp)
-        self.resid_post = sites("resid_post", OutputSite)
-        self._final_norm = OutputSite("final_norm", self.get(layout.norm))
-        self._logits = OutputSite("logits", self.get(layout.head))
+    def _place_sites(self, sites: Vocabulary) -> None:
+        self._embed, self._final_norm, self._logits = sites.embed, sites.final_norm, sites.logits
+        self.resid_pre, self.resid_mid = sites.resid_pre, sites.resid_mid
+        self.resid_post = sites.resid_post
+        self.z, self.result = sites.z, sites.result
+        self.attn_out, self.mlp_out = sites.attn_out, sites.mlp_out
+        self._site_names = sites.labels()
         self._result_hooks: dict[ResultSite, Any] = {}
-        per_layer = (self.resid_pre, self.z, self.attn_out, self.resid_mid, self.mlp_out)
-        named = [site for kind in (*per_layer, self.resid_post) for site in kind.sites]
-        self._site_names = {
-            (site.envoy.path, "output" if isinstance(site, OutputSite) else "input"): site.label
-            for site in (*named, self._final_norm, self._logits)
-        }
-        # Asked for after its input, so only `result` can be late there.
-        self._site_names |= {(site.envoy.path, "output"): site.label for site in self.result.sites}
 
     def hook(self, site: str, layer: int | None, fn: HookFunction) -> HookHandle:
         """Call `fn(value)` at a site in every pass, traced or not, until `remove()` of the handle.
@@ -320,28 +328,32 @@ class Adapter(NNsight):
         for index, chat in enumerate(chats):
             try:
                 encodings.append(self._encode_one(chat))
-            except (OSError, TemplateError, TypeError, ValueError) as error:
+            except InputError as error:
                 raise InputError(f"request {index}: {error}") from error
+            except UNPROCESSABLE as error:
+                why = f"{type(error).__name__}: {error}"
+                raise InputError(f"request {index}: the processor failed, {why}") from error
         inputs, _ = collate(
             encodings, self.family, pad_id=self.pad_id, sides=[padding_side] * len(encodings)
         )
         return self._describe(inputs, padding_side)
 
     def _encode_one(self, chat: list[dict[str, Any]]) -> dict[str, Any]:
-        known = forward_names(self._module)
-        encoding = encode_one(self.processor, chat, known)
+        known, config = forward_names(self._module), self._module.config
+        typed = typed_names(self.tokenizer, chat)
+        encoding = encode_one(self.processor, chat, known, typed=typed)
         check_inputs(encoding, self._module, self.family)
-        control = self._control_ids()
-        typed = typed_control(self.tokenizer, chat, control)
+        check_kept(chat, encoding, self.family, config)
         if typed:
-            # Some processors keep such text as words; then it counts no more than other text.
+            # What stayed text counts no more than other text.
+            control = self._control_ids()
             harmless = encode_one(self.processor, with_other_text(chat), known)
             if _count(encoding, control) != _count(harmless, control):
                 raise InputError(
                     f"the text holds {', '.join(typed)}, which the processor turns into control "
                     "tokens; take them out, or write them in another way"
                 )
-        return encoding
+        return in_tower_precision(encoding, self._module, self.family)
 
     def describe(self, **inputs: Any) -> Batch:
         """The batch of ready encodings, given as the forward's keyword arguments.
@@ -349,8 +361,27 @@ class Adapter(NNsight):
         Raises:
             InputError: for encodings the model cannot take.
         """
+        return self._describe(self._checked(inputs), padding_side(inputs.get("attention_mask")))
+
+    def join(
+        self, encodings: Sequence[Mapping[str, Any]], *, padding_side: PaddingSide = "left"
+    ) -> Batch:
+        """One batch of several ready encodings, each of one or more requests.
+
+        Args:
+            encodings: forward arguments, as a processor returns them.
+            padding_side: where shorter rows are filled up. `generate` needs "left".
+
+        Raises:
+            InputError: for encodings that the model cannot take, or not together.
+        """
+        if not encodings:
+            raise InputError("the list of encodings is empty")
+        checked = [self._checked(encoding) for encoding in encodings]
+        sides = [padding_side] * len(checked)
+        inputs, _ = collate(checked, self.family, pad_id=self.pad_id, sides=sides)
         check_inputs(inputs, self._module, self.family)
-        return self._describe(inputs, padding_side(inputs.get("attention_mask")))
+        return self._describe(inputs, padding_side)
 
     def read_call(self, inputs: Mapping[str, Any]) -> Call:
         """What a call of the raw model holds, for hooks on a model that somebody else runs.
@@ -363,7 +394,9 @@ class Adapter(NNsight):
             InputError: for a call without token ids, or with a mask that is not [batch, position].
         """
         model = self._module
-        return read_call(inputs, self.family, model.config, control=self._control_ids())
+        noted = None if self.family.request is None else self.family.request(model)
+        control = self._control_ids()
+        return read_call(inputs, self.family, model.config, control=control, request=noted)
 
     def _describe(self, inputs: Mapping[str, Any], side: PaddingSide) -> Batch:
         config = self._module.config
@@ -372,7 +405,7 @@ class Adapter(NNsight):
     def _control_ids(self) -> frozenset[int]:
         config = self._module.config
         text = config.get_text_config()
-        ids = {getattr(config, name, None) for name in self.family.control_tokens}
+        ids = {attribute(config, name) for name in self.family.control_tokens}
         ids |= {getattr(text, f"{name}_token_id", None) for name in ("bos", "pad")}
         ids |= end_tokens(self._module.generation_config)
         if self.tokenizer is not None:
@@ -504,8 +537,12 @@ class Adapter(NNsight):
                 f"arguments; got {', '.join(type(arg).__name__ for arg in args)}"
             )
         inputs = {**args[0].inputs, **kwargs} if args else dict(kwargs)
+        return self._checked(inputs)
+
+    def _checked(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Encodings that the model can take, media in the precision of their encoders."""
         check_inputs(inputs, self._module, self.family)
-        return inputs
+        return in_tower_precision(inputs, self._module, self.family)
 
     def _generation_inputs(
         self, args: Sequence[Any], kwargs: dict[str, Any]
@@ -524,6 +561,9 @@ class Adapter(NNsight):
                 "generate continues rows at their right end, so they must be padded on the left: "
                 'encode(requests, padding_side="left")'
             )
+        if self.family.short_prefill:
+            # transformers asks for the last position's logits only.
+            inputs.setdefault("logits_to_keep", 0)
         tokens: Tensor = self._module.generate(**inputs, generation_config=config)
         return tokens
 
@@ -534,14 +574,21 @@ class Adapter(NNsight):
     def _collated(
         self, encodings: Sequence[Mapping[str, Any]]
     ) -> tuple[dict[str, Any], tuple[Window, ...]]:
+        if self.family.altup or self.family.flat_mlp:
+            raise InputError(
+                f"modules of this model ({self.family.name}) return values that do not begin with "
+                "the batch, which a trace cannot share out among several `invoke`s; encode the "
+                "requests as one batch"
+            )
         sides = [padding_side(encoding.get("attention_mask")) for encoding in encodings]
         return collate(encodings, self.family, pad_id=self.pad_id, sides=sides)
 
     def _towers(self) -> dict[str, str]:
         towers: dict[str, str] = {}
         for medium in self.family.media:
-            path = f"{self.path}.{medium.tower}"
-            towers[path] = f"{towers[path]} or {medium.kind}" if path in towers else medium.kind
+            for part in dict.fromkeys((medium.tower, medium.features)):
+                path = f"{self.path}.{part}"
+                towers[path] = f"{towers[path]} or {medium.kind}" if path in towers else medium.kind
         return towers
 
     @contextlib.contextmanager
@@ -553,8 +600,19 @@ class Adapter(NNsight):
                     "it. Add `tracer.invoke(batch)` to the outer trace, or run them one after "
                     "the other"
                 )
-            with torch.set_grad_enabled(grad), translated(self._site_names, self._towers()):
+            names = translated(self._site_names, self._towers())
+            with torch.set_grad_enabled(grad), names, self._heard_calls():
                 yield
+
+    @contextlib.contextmanager
+    def _heard_calls(self) -> Iterator[None]:
+        """Parts that depend on what their module was called with hear it, and only inside."""
+        with contextlib.ExitStack() as stack:
+            for site in self.mlp_out.sites if self.family.flat_mlp else ():
+                if isinstance(site, OutputSite):
+                    module, hear = site.envoy._module, site.part.called
+                    stack.callback(module.register_forward_pre_hook(hear, with_kwargs=True).remove)
+            yield
 
 
 def _count(encoding: Mapping[str, Any], ids: frozenset[int]) -> int:

@@ -30,33 +30,56 @@ class Role(IntEnum):
 
 
 @dataclass(frozen=True)
-class ImageSpan:
-    """Positions `start` to `stop` (exclusive) of one image, in row-major order over its grid."""
-
+class _Span:
     start: int
+    """First position."""
     stop: int
-    grid: tuple[int, int, int]
-    """(time, rows, columns) in merged patches: one prompt position each."""
+    """One past the last position."""
+
+    def __len__(self) -> int:
+        """Number of positions."""
+        return len(self.positions)
+
+    @property
+    def positions(self) -> tuple[int, ...]:
+        """The positions that the item fills, in order."""
+        return tuple(range(self.start, self.stop))
 
 
 @dataclass(frozen=True)
-class VideoSpan:
-    """Positions `start` to `stop` (exclusive) of one video, frame after frame, each row-major."""
+class _Patches(_Span):
+    grid: tuple[int, int, int] | None
+    """(time, rows, columns) of the positions, frame after frame, each in row-major order; None
+    where they form no grid."""
+    gaps: tuple[int, ...] = ()
+    """Positions in between that hold separators, such as the row breaks of Pixtral."""
+    newlines: bool = False
+    """Whether the last column of the grid is a learned end-of-row vector instead of a patch."""
 
-    start: int
-    stop: int
-    grid: tuple[int, int, int]
-    """(time, rows, columns) in merged patches: one prompt position each."""
+    @property
+    def positions(self) -> tuple[int, ...]:
+        """The positions that the item fills, in order: those of the grid."""
+        gaps = set(self.gaps)
+        return tuple(i for i in range(self.start, self.stop) if i not in gaps)
 
 
 @dataclass(frozen=True)
-class AudioSpan:
-    """Positions `start` to `stop` (exclusive) of one audio, spread evenly over its frames."""
+class ImageSpan(_Patches):
+    """Positions of one image, or of one of the tiles that the processor cuts it into."""
 
-    start: int
-    stop: int
-    frames: tuple[int, int]
-    """First and one-past-last feature frame (for Whisper features, 10 ms each) the model hears."""
+
+@dataclass(frozen=True)
+class VideoSpan(_Patches):
+    """Positions of one video."""
+
+
+@dataclass(frozen=True)
+class AudioSpan(_Span):
+    """Positions of one audio, spread evenly over its frames."""
+
+    frames: tuple[int, int] | None
+    """First and one-past-last feature frame (for Whisper features, 10 ms each) the model hears;
+    None where the inputs do not tell."""
 
 
 class Positions:
@@ -124,8 +147,17 @@ class Batch(Positions):
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch with every tensor on `device`."""
-        moved = {
-            name: value.to(device) if isinstance(value, Tensor) else value
-            for name, value in self.inputs.items()
-        }
-        return dataclasses.replace(self, inputs=moved, roles=self.roles.to(device))
+        return dataclasses.replace(
+            self, inputs=moved(self.inputs, device), roles=self.roles.to(device)
+        )
+
+
+def moved(value: Any, device: torch.device | str) -> Any:
+    """`value` with every tensor on `device`, through dicts, lists and tuples."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        return {name: moved(item, device) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(moved(item, device) for item in value)
+    return value

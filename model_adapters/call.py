@@ -10,7 +10,7 @@ from torch import Tensor
 from model_adapters.batch import Positions
 from model_adapters.describe import roles_of
 from model_adapters.errors import InputError
-from model_adapters.family import Family
+from model_adapters.families import Family
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +29,12 @@ class Call(Positions):
 
 
 def read_call(
-    inputs: Mapping[str, Any], family: Family, config: Any, *, control: frozenset[int]
+    inputs: Mapping[str, Any],
+    family: Family,
+    config: Any,
+    *,
+    control: frozenset[int],
+    request: Mapping[str, Any] | None = None,
 ) -> Call:
     """Read the keyword arguments of a forward call.
 
@@ -38,10 +43,15 @@ def read_call(
         family: which media the model takes.
         config: the model's configuration.
         control: ids of control tokens.
+        request: what a call with embeddings was made of, token ids among it.
 
     Raises:
         InputError: for a call without token ids, or with a mask that is not [batch, position].
     """
+    times = 1
+    if inputs.get("input_ids") is None and request:
+        times = _times(request["input_ids"], inputs.get("inputs_embeds"))
+        inputs = {**inputs, **request, "attention_mask": _every(inputs, times)}
     ids = inputs.get("input_ids")
     if not isinstance(ids, Tensor):
         raise InputError(
@@ -66,4 +76,22 @@ def read_call(
         mask = mask[:, -ids.shape[1] :]
     cache = inputs.get("past_key_values")
     past = 0 if cache is None else int(cache.get_seq_length())
-    return Call(roles_of(ids, mask, family, config, control=control), past)
+    roles = roles_of({**inputs, "attention_mask": mask}, family, config, control=control)
+    return Call(roles.repeat_interleave(times, dim=0), past)
+
+
+def _times(ids: Tensor, embeddings: Tensor | None) -> int:
+    """How many rows a search with beams makes of every row of a request."""
+    shape = tuple(embeddings.shape) if isinstance(embeddings, Tensor) else None
+    if shape is None or shape[1] != ids.shape[1] or shape[0] % len(ids):
+        raise InputError(
+            f"the model's request has input_ids of shape {tuple(ids.shape)}, but its language "
+            f"model was called with embeddings of shape {shape}: what they hold cannot be told"
+        )
+    return shape[0] // len(ids)
+
+
+def _every(inputs: Mapping[str, Any], times: int) -> Any:
+    """The mask of one beam of every row."""
+    mask = inputs.get("attention_mask")
+    return mask[::times] if isinstance(mask, Tensor) else mask

@@ -14,7 +14,7 @@ from torch.nn.functional import pad
 
 from model_adapters.batch import PaddingSide
 from model_adapters.errors import InputError
-from model_adapters.family import Family, Frames, Grid
+from model_adapters.families import Family
 
 Inputs = dict[str, Any]
 
@@ -47,24 +47,25 @@ def collate(
     Raises:
         InputError: for an input that nobody has said how to batch, or options that differ.
     """
-    packed, audio = _media_names(family)
+    owners = {name: medium for medium in family.media for name in medium.joins()}
     width = max(encoding["input_ids"].shape[1] for encoding in encodings)
     windows = tuple(
         _window(e["input_ids"], width, side) for e, side in zip(encodings, sides, strict=True)
     )
+    assumed = {"attention_mask": 1, "token_type_ids": 0, "mm_token_type_ids": 0}
+    if family.token_types is not None:
+        assumed |= dict.fromkeys(family.token_types.names, 0)
     inputs: Inputs = {}
     for name in dict.fromkeys(name for encoding in encodings for name in encoding):
         values = [e[name] for e in encodings if e.get(name) is not None]
         if name == "input_ids":
             inputs[name] = _rows(values, windows, pad_id)
-        elif name in ("attention_mask", "token_type_ids", "mm_token_type_ids"):
-            values = [_given(e, name) for e in encodings]
+        elif name in assumed:
+            values = [_given(e, name, assumed[name]) for e in encodings]
             inputs[name] = _rows(values, windows, 0)
-        elif name in packed:
-            inputs[name] = torch.cat([torch.as_tensor(value) for value in values])
-        elif name in audio:
-            frames = max(value.shape[-1] for value in values)
-            inputs[name] = torch.cat([pad(v, (0, frames - v.shape[-1])) for v in values])
+        elif name in owners:
+            starts = [window.start for window in windows]
+            inputs[name] = owners[name].joined(name, encodings, starts)
         elif isinstance(values[0] if values else None, Tensor):
             raise InputError(
                 f"{name!r} cannot be batched with other requests: nothing says whether its rows "
@@ -76,31 +77,15 @@ def collate(
             raise InputError(f"{name!r} differs between the requests of one batch")
     if "attention_mask" not in inputs:
         # Rows were filled up, so the model has to be told where.
-        values = [_given(e, "attention_mask") for e in encodings]
+        values = [_given(e, "attention_mask", 1) for e in encodings]
         inputs["attention_mask"] = _rows(values, windows, 0)
     return inputs, windows
 
 
-def _media_names(family: Family) -> tuple[set[str], set[str]]:
-    """Names of inputs packed on their first axis, and of those padded in time too."""
-    packed: set[str] = set()
-    audio: set[str] = set()
-    for medium in family.media:
-        match medium:
-            case Grid():
-                packed |= {medium.values, medium.grid, *medium.extras}
-            case Frames():
-                audio |= {medium.values, medium.mask}
-    return packed, audio
-
-
-def _given(encoding: Mapping[str, Any], name: str) -> Tensor:
+def _given(encoding: Mapping[str, Any], name: str, assumed: int) -> Tensor:
     """A per-position input of an encoding; where it is missing, what the model assumes."""
-    ids: Tensor = encoding["input_ids"]
     value: Tensor | None = encoding.get(name)
-    if value is not None:
-        return value
-    return torch.ones_like(ids) if name == "attention_mask" else torch.zeros_like(ids)
+    return torch.full_like(encoding["input_ids"], assumed) if value is None else value
 
 
 def _window(ids: Tensor, width: int, side: PaddingSide) -> Window:

@@ -1,6 +1,6 @@
 """Roles and media spans of ready encodings."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,8 +9,7 @@ from torch import Tensor
 
 from model_adapters.batch import AudioSpan, Batch, ImageSpan, PaddingSide, Role, VideoSpan
 from model_adapters.errors import InputError
-from model_adapters.family import Family, Grid, Medium
-from model_adapters.validate import has_medium, item_positions
+from model_adapters.families import Family, Item, Medium
 
 _ROLES = {"image": Role.IMAGE, "audio": Role.AUDIO, "video": Role.VIDEO}
 
@@ -40,12 +39,11 @@ def describe(
     ids: Int[Tensor, "batch position"] = inputs["input_ids"]
     spans: dict[str, tuple[tuple[Any, ...], ...]] = {}
     for medium in family.media:
-        placeholders = ids == getattr(config, medium.token)
-        spans[medium.kind] = _spans(inputs, medium, placeholders, config)
+        spans[medium.kind] = _spans(inputs, medium, config)
     nothing: tuple[tuple[Any, ...], ...] = ((),) * len(ids)
     return Batch(
         inputs=dict(inputs),
-        roles=roles_of(ids, inputs.get("attention_mask"), family, config, control=control),
+        roles=roles_of(inputs, family, config, control=control),
         images=spans.get("image", nothing),
         audios=spans.get("audio", nothing),
         videos=spans.get("video", nothing),
@@ -54,8 +52,7 @@ def describe(
 
 
 def roles_of(
-    ids: Int[Tensor, "batch position"],
-    mask: Tensor | None,
+    inputs: Mapping[str, Any],
     family: Family,
     config: Any,
     *,
@@ -64,53 +61,60 @@ def roles_of(
     """The `Role` of every position.
 
     Args:
-        ids: token ids.
-        mask: 0 at padding, of the shape of `ids`; None where nothing is padded.
+        inputs: `input_ids`, and what else tells where media stand. `attention_mask`, if there is
+            one, has the shape of the ids and is 0 at padding.
         family: which media the model takes.
         config: the model's configuration.
         control: ids of control tokens.
     """
-    roles = torch.full_like(ids, Role.TEXT)
+    ids: Int[Tensor, "batch position"] = inputs["input_ids"]
+    mask = inputs.get("attention_mask")
+    roles = torch.full_like(ids, Role.TEXT, dtype=torch.long)
     if control:
         roles[torch.isin(ids, torch.tensor(sorted(control), device=ids.device))] = Role.SPECIAL
     for medium in family.media:
-        roles[ids == getattr(config, medium.token)] = _ROLES[medium.kind]
+        roles[medium.placeholders(inputs, config)] = _ROLES[medium.kind]
     if mask is not None:
         roles[mask == 0] = Role.PADDING
     return roles
 
 
 def _spans(
-    inputs: Mapping[str, Any],
-    medium: Medium,
-    placeholders: Bool[Tensor, "batch position"],
-    config: Any,
+    inputs: Mapping[str, Any], medium: Medium, config: Any
 ) -> tuple[tuple[ImageSpan | AudioSpan | VideoSpan, ...], ...]:
     """Items handed out to the placeholders in reading order, as the model does it."""
+    placeholders: Bool[Tensor, "batch position"] = medium.placeholders(inputs, config)
     rows: list[list[ImageSpan | AudioSpan | VideoSpan]] = [[] for _ in placeholders]
-    if has_medium(inputs, medium):
-        places = placeholders.nonzero()
-        taken = 0
-        for item, count in enumerate(item_positions(inputs, medium, config).tolist()):
-            of_item = places[taken : taken + count]
-            taken += count
-            row, start = of_item[0].tolist()
-            last_row, last = of_item[-1].tolist()
-            if (last_row, last) != (row, start + count - 1):
+    if medium.given(inputs):
+        places, taken = placeholders.nonzero(), 0
+        for number, item in enumerate(medium.items(inputs, config)):
+            of_item = places[taken : taken + item.positions]
+            taken += item.positions
+            row = int(of_item[0, 0])
+            positions = of_item[:, 1].tolist()
+            gaps = tuple(sorted(set(range(positions[0], positions[-1] + 1)) - set(positions)))
+            runs = item.runs or (item.positions,)
+            if int(of_item[-1, 0]) != row or _runs(positions) != runs:
                 raise InputError(
-                    f"the {count} placeholders of {medium.kind} {item} do not stand side by side "
-                    "in one row (audio interleaved with video is not supported)"
+                    f"the {item.positions} placeholders of {medium.kind} {number} must stand in "
+                    f"one row, in runs of {', '.join(map(str, runs))} side by side; they stand in "
+                    f"runs of {', '.join(map(str, _runs(positions)))} (audio interleaved with "
+                    "video is not supported)"
                 )
-            rows[row].append(_span(inputs, medium, item, start, start + count, config))
+            rows[row].append(_span(medium, item, positions[0], positions[-1] + 1, gaps))
     return tuple(tuple(row) for row in rows)
 
 
+def _runs(positions: Sequence[int]) -> tuple[int, ...]:
+    """Lengths of the runs of consecutive positions."""
+    starts = [i for i, at in enumerate(positions) if not i or at != positions[i - 1] + 1]
+    return tuple(b - a for a, b in zip(starts, [*starts[1:], len(positions)], strict=True))
+
+
 def _span(
-    inputs: Mapping[str, Any], medium: Medium, item: int, start: int, stop: int, config: Any
+    medium: Medium, item: Item, start: int, stop: int, gaps: tuple[int, ...]
 ) -> ImageSpan | AudioSpan | VideoSpan:
-    if not isinstance(medium, Grid):
-        return AudioSpan(start, stop, frames=(0, int(inputs[medium.mask][item].sum())))
-    time, rows, columns = inputs[medium.grid][item].tolist()
-    side = medium.merge(config)
-    grid = (time, rows // side, columns // side)
-    return ImageSpan(start, stop, grid) if medium.kind == "image" else VideoSpan(start, stop, grid)
+    if medium.kind == "audio":
+        return AudioSpan(start, stop, frames=item.frames)
+    span = ImageSpan if medium.kind == "image" else VideoSpan
+    return span(start, stop, item.grid, gaps=gaps, newlines=item.newlines)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from model_adapters.errors import LoadError
+from model_adapters.weights import kept_values
 
 # What a config says of where it came from and how to run it, not of what the model computes.
 _VOLATILE = frozenset(
@@ -39,23 +40,26 @@ def fingerprint(module: nn.Module) -> str:
 
     The sample are 256 values at even distances, rounded to bfloat16: loading the same weights as
     float32 or as bfloat16 makes no difference, nor does the device. Training that leaves all of
-    them as they are goes unnoticed.
+    them as they are goes unnoticed. Weights that accelerate keeps on CPU or disk are read from
+    there, one after another.
 
     Raises:
-        LoadError: when weights are not in memory.
+        LoadError: when weights are nowhere to be had.
     """
     digest = hashlib.sha256()
     model: Any = module
     config = _stable(model.config.to_dict())
     digest.update(json.dumps(config, sort_keys=True, default=str).encode())
-    parameters = sorted(module.named_parameters())
+    names: list[str] = []
     samples: list[Tensor] = []
-    for name, parameter in parameters:
-        if parameter.is_meta:
-            raise LoadError(f"{name} is not in memory, so the weights cannot be told from others")
-        samples.append(_sample(parameter))
-    for (name, parameter), raw in zip(parameters, _raw(samples), strict=True):
-        digest.update(f"{name}{tuple(parameter.shape)}".encode())
+    try:
+        for name, values in kept_values(module):
+            names.append(f"{name}{tuple(values.shape)}")
+            samples.append(_sample(values))
+    except ValueError as error:
+        raise LoadError(f"the weights cannot be told from others: {error}") from error
+    for name, raw in zip(names, _raw(samples), strict=True):
+        digest.update(name.encode())
         digest.update(raw)
     return digest.hexdigest()
 
@@ -68,7 +72,8 @@ def _stable(value: Any) -> Any:
 
 def _sample(parameter: Tensor) -> Tensor:
     flat = parameter.detach().reshape(-1)
-    return flat[:: max(1, len(flat) // _SAMPLES)][:_SAMPLES]
+    # A copy: a view would hold the whole of an offloaded weight in memory.
+    return flat[:: max(1, len(flat) // _SAMPLES)][:_SAMPLES].clone()
 
 
 def _raw(samples: list[Tensor]) -> list[bytes]:

@@ -14,6 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from model_adapters.errors import LayerError, SiteError
+from model_adapters.heads import head_results, mix
+from model_adapters.parts import Part
 from model_adapters.sites import (
     HeadsSite,
     InputSite,
@@ -23,10 +25,6 @@ from model_adapters.sites import (
     ResultSite,
     Site,
     checked,
-    first,
-    head_results,
-    mix,
-    with_first,
 )
 from model_adapters.stand_down import standing_down
 
@@ -86,16 +84,16 @@ def add_hook(adapter: "Adapter", site: str, layer: int | None, fn: HookFunction)
         case ResultSite():
             return _add_result_hook(adapter, found, fn)
         case OutputSite():
-            output = _OutputHook(found.label, fn)
+            output = _OutputHook(found.label, fn, found.part)
             return HookHandle(module.register_forward_hook(output, with_kwargs=True).remove)
         case MidSite():
             hook: Any = _MidHook(found.label, fn)
         case HeadsSite():
             hook = _HeadsHook(found, fn)
         case InputSite():
-            hook = _InputHook(found.label, fn)
+            hook = _InputHook(found.label, fn, found.part)
         case _:
-            raise SiteError(f"{found.label} takes no hooks")
+            raise SiteError(found.obstacle or f"{found.label} takes no hooks")
     return HookHandle(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
 
 
@@ -134,21 +132,27 @@ class _Untouched:
 
 
 class _OutputHook:
-    def __init__(self, label: str, fn: HookFunction) -> None:
-        self.label, self.fn = label, fn
+    def __init__(self, label: str, fn: HookFunction, part: Part) -> None:
+        self.label, self.fn, self.part = label, fn, part
 
     def __call__(self, module: Any, args: Any, kwargs: Any, raw: Any) -> Any:
-        new = _replacement(self.label, self.fn, first(raw))
-        return None if new is None else with_first(raw, new)
+        self.part.called(module, args, kwargs)
+        value = self.part.get(raw)
+        untouched = self.part.live or _Untouched(value)
+        new = _replacement(self.label, self.fn, value)
+        if new is None and not untouched:
+            new = value
+        return None if new is None else self.part.put(raw, new)
 
 
 class _InputHook:
-    def __init__(self, label: str, fn: HookFunction) -> None:
-        self.label, self.fn = label, fn
+    def __init__(self, label: str, fn: HookFunction, part: Part) -> None:
+        self.label, self.fn, self.part = label, fn, part
 
     def __call__(self, module: Any, args: Any, kwargs: Any) -> Any:
-        new = _replacement(self.label, self.fn, first_argument(args, kwargs))
-        return None if new is None else with_first_argument(args, kwargs, new)
+        raw = first_argument(args, kwargs)
+        new = _replacement(self.label, self.fn, self.part.get(raw))
+        return None if new is None else with_first_argument(args, kwargs, self.part.put(raw, new))
 
 
 class _HeadsHook:
@@ -189,7 +193,8 @@ class _ResultHook:
 
     def __call__(self, module: Any, args: Any, kwargs: Any, output: Tensor) -> Tensor | None:
         heads = first_argument(args, kwargs)
-        value = head_results(heads, module, self.site.n_heads)
+        with standing_down(self.adapter):
+            value = head_results(heads, module, self.site.n_heads)
         untouched, changed = _Untouched(value), False
         for fn in list(self.functions.values()):
             new = _replacement(self.site.label, fn, value)
@@ -202,7 +207,8 @@ class _ResultHook:
             # A mere read leaves the model's own sum, to the last bit.
             return None
         self._require_own(module, heads, output)
-        return mix(value, module)
+        with standing_down(self.adapter):
+            return mix(value, module)
 
     def _require_own(self, module: Any, heads: Tensor, output: Tensor) -> None:
         """What a trace changes inside the module cannot be seen here, and would be lost."""

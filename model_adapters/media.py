@@ -3,6 +3,7 @@
 import base64
 import binascii
 import io
+import warnings
 import wave
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,21 +19,26 @@ from model_adapters.errors import InputError
 SAMPLE_RATE = 16_000
 """Hertz; what the audio encoders of all families hear."""
 
+MOST_PIXELS = 50_000_000
+"""Of one picture: what the largest cameras take. Processors need some thirty bytes for each."""
+
 _LOUDEST = 10.0
 """Resampling overshoots [-1, 1] a little; floats beyond this are on another scale."""
 
-_UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
-"""What PIL raises for broken or absurdly large pictures."""
+_UNREADABLE = (OSError, SyntaxError, ValueError)
+"""What PIL raises for broken pictures."""
 
 
 def picture(value: Any, where: str) -> Image.Image:
     """An RGB picture from a PIL image, an array, or the path or data URL of a file.
 
     Arrays are `[rows, columns]` or `[rows, columns, 3 or 4]`, uint8 or floats in [0, 1]. A photo
-    whose EXIF data say that it was taken sideways is turned upright.
+    whose EXIF data say that it was taken sideways is turned upright. Transparency is dropped, as
+    the models' own processors do it.
 
     Raises:
-        InputError: for anything else, an empty or unreadable picture, non-finite values.
+        InputError: for anything else, an empty or unreadable picture, more than `MOST_PIXELS`
+            pixels (files of that size are not decoded), non-finite values.
     """
     if isinstance(value, str | Path):
         value = _open_picture(_file(value, where), where)
@@ -42,8 +48,7 @@ def picture(value: Any, where: str) -> Image.Image:
         raise InputError(
             f"{where}: an image is a PIL image, a numpy array or a path, not {type(value).__name__}"
         )
-    if 0 in value.size:
-        raise InputError(f"{where}: the image is empty, {value.width} by {value.height} pixels")
+    _check_size(value.width, value.height, where)
     if value.mode.startswith(("I", "F")):
         raise InputError(
             f"{where}: a picture of mode {value.mode!r} (more than 8 bits) has no agreed white "
@@ -55,20 +60,43 @@ def picture(value: Any, where: str) -> Image.Image:
         raise InputError(f"{where}: not a readable picture ({error})") from error
 
 
+def _check_size(width: int, height: int, where: str) -> None:
+    if not width * height:
+        raise InputError(f"{where}: the image is empty, {width} by {height} pixels")
+    if width * height > MOST_PIXELS:
+        raise InputError(
+            f"{where}: the image has {width} by {height} pixels, more than {MOST_PIXELS:,}; no "
+            "model sees that many. Make it smaller first: image.thumbnail((2048, 2048))"
+        )
+
+
 def sound(value: Any, where: str) -> Float[np.ndarray, "samples"]:
     """A 16 kHz mono waveform as float32, from an array or the path or data URL of a WAV file.
 
     Integer arrays are scaled by their type's range to [-1, 1].
 
+    Args:
+        value: or `{"array": ..., "sampling_rate": ...}`, as data sets have it.
+        where: for errors.
+
     Raises:
         InputError: for anything else, an empty sound, several channels, another rate, NaN, floats
             on another scale.
     """
+    if isinstance(value, Mapping) and {"array", "sampling_rate"} <= value.keys():
+        check_rate(value["sampling_rate"], where)
+        value = value["array"]
     if isinstance(value, str | Path):
         value = _open_sound(_file(value, where), where)
     if not isinstance(value, np.ndarray):
         raise InputError(
             f"{where}: an audio is a numpy array or a path, not {type(value).__name__}"
+        )
+    if value.ndim == 2 and value.size:
+        channels = min(range(2), key=lambda axis: value.shape[axis])
+        raise InputError(
+            f"{where}: an audio has shape [samples] (mono), not {value.shape}; the channels say "
+            f"different things, so mix them yourself: audio.mean(axis={channels})"
         )
     if value.ndim != 1 or value.size == 0:
         raise InputError(
@@ -86,6 +114,19 @@ def sound(value: Any, where: str) -> Float[np.ndarray, "samples"]:
             "or give integers"
         )
     return value.astype(np.float32)
+
+
+def check_rate(rate: Any, where: str) -> None:
+    """Refuse a sound of another sampling rate than `SAMPLE_RATE`.
+
+    Raises:
+        InputError: with the line that resamples.
+    """
+    if rate != SAMPLE_RATE:
+        raise InputError(
+            f"{where}: a sound of {rate} Hz; models hear {SAMPLE_RATE}. Resample it first: "
+            f"scipy.signal.resample_poly(audio, {SAMPLE_RATE}, {rate})"
+        )
 
 
 def clip(value: Any, where: str) -> Any:
@@ -153,8 +194,19 @@ def _decode(data: Any, where: str) -> bytes:
 
 def _open_picture(file: Path | bytes, where: str) -> Image.Image:
     try:
-        opened = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file)
-        opened.load()
+        with warnings.catch_warnings():
+            # Our own limit is lower, and looked at before anything is decoded.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            opened = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file)
+        with opened:
+            _check_size(opened.width, opened.height, where)
+            opened.load()
+    except InputError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise InputError(
+            f"{where}: the image is too large ({error}); make it smaller first"
+        ) from error
     except _UNREADABLE as error:
         raise InputError(f"{where}: not a readable picture ({error})") from error
     return opened
@@ -196,7 +248,8 @@ def _open_sound(file: Path | bytes, where: str) -> np.ndarray:
     if (rate, channels) != (SAMPLE_RATE, 1) or width not in (2, 4):
         raise InputError(
             f"{where}: {rate} Hz, {channels} channel(s), {8 * width} bits; resample to "
-            f"{SAMPLE_RATE} Hz mono, 16 or 32 bits"
+            f"{SAMPLE_RATE} Hz mono, 16 or 32 bits: read it as floats, audio.mean(axis=1), "
+            f"scipy.signal.resample_poly(audio, {SAMPLE_RATE}, {rate})"
         )
     if len(data) % width:
         raise InputError(f"{where}: the WAV file ends within a sample; it was cut off")

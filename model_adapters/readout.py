@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from model_adapters.errors import InputError, SiteError
 from model_adapters.stand_down import standing_down
+from model_adapters.weights import device_of
 
 if TYPE_CHECKING:
     from model_adapters.adapter import Adapter
@@ -24,27 +25,27 @@ def unembed(
         raise SiteError(
             f"unembed takes states of width {adapter.d_model}, got {tuple(states.shape)}"
         )
-    cap = getattr(adapter.module.config.get_text_config(), "final_logit_softcapping", None)
-    if cap:
+    if adapter.family.altup:
         raise SiteError(
-            f"this model squashes its logits (final_logit_softcapping={cap}) after the head, which "
-            "unembed does not; apply `cap * tanh(logits / cap)` to what its own head gives"
+            "logits of this model come from all of its streams together (AltUp); states of the "
+            "active one alone have none. Read adapter.final_norm or adapter.logits instead"
         )
     chosen = None if tokens is None else _checked_tokens(adapter, tokens)
     norm: Any = adapter._final_norm.envoy._module
     head: Any = adapter._logits.envoy._module
-    place = next(norm.parameters(), head.weight)
+    final = adapter._logits.part
+    place = norm if next(norm.parameters(), None) is not None else head
     with standing_down(adapter):
         # `forward`, because hooks on the modules are not meant for this call.
-        normed = norm.forward(states.to(device=place.device, dtype=adapter.module.dtype))
+        normed = norm.forward(states.to(device=device_of(place), dtype=adapter.module.dtype))
         if chosen is None:
-            logits: Tensor = head.forward(normed)
-            return logits
+            return final.get(head.forward(normed))
         if type(head) is not nn.Linear or head.weight.is_meta:
-            return head.forward(normed)[..., chosen]
+            return final.get(head.forward(normed)[..., chosen])
     rows = chosen.to(head.weight.device)
     bias = None if head.bias is None else head.bias[rows]
-    return nn.functional.linear(normed.to(head.weight.device), head.weight[rows], bias)
+    logits = nn.functional.linear(normed.to(head.weight.device), head.weight[rows], bias)
+    return final.get(logits)
 
 
 def _checked_tokens(adapter: "Adapter", tokens: Sequence[int] | Tensor) -> Tensor:

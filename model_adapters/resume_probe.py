@@ -16,8 +16,9 @@ from torch import Tensor
 
 from model_adapters.errors import AdapterError, InputError, SiteError
 from model_adapters.generation import generation_config
-from model_adapters.selfcheck import TOLERANCE, plain_tokens
-from model_adapters.sites import first
+from model_adapters.parts import first
+from model_adapters.probe import plain_tokens
+from model_adapters.selfcheck import TOLERANCE
 from model_adapters.stand_down import standing_down, without_a_trace_left
 from model_adapters.tracer import lock_of
 
@@ -211,10 +212,15 @@ def _inputs(adapter: "Adapter", rows: int) -> dict[str, Tensor]:
     ids = torch.tensor([[words[1 + i % 7] for i in range(r, r + _WIDTH)] for r in range(rows)])
     mask = torch.ones_like(ids)
     mask[1:, 0] = 0
-    return {
-        "input_ids": ids.masked_fill(mask == 0, adapter.pad_id).to(adapter.device),
-        "attention_mask": mask.to(adapter.device),
+    inputs = {
+        "input_ids": ids.masked_fill(mask == 0, adapter.pad_id),
+        "attention_mask": mask,
     }
+    types = adapter.family.token_types
+    if types is not None and (types.always or types.wider is not None):
+        # Such types reach the layers themselves.
+        inputs |= {name: torch.zeros_like(ids) for name in types.names}
+    return {name: value.to(adapter.device) for name, value in inputs.items()}
 
 
 def _masked(adapter: "Adapter", rows: int) -> None:

@@ -22,6 +22,9 @@ from torch import Tensor
 
 from model_adapters.collate import Window
 from model_adapters.errors import LayerError, SiteError
+from model_adapters.heads import head_results, mix
+from model_adapters.parts import FIRST, Part
+from model_adapters.stand_down import standing_down
 
 Activation = Float[Tensor, "batch position *site"]
 
@@ -70,6 +73,9 @@ class WindowBatcher(Batcher):
 class Site(ABC):
     """A value that a block inside a trace can read and replace."""
 
+    obstacle: str | None = None
+    """Why this model has no such place; None where it has."""
+
     def __init__(self, label: str, envoy: Any) -> None:
         self.label = label
         self.envoy = envoy
@@ -84,29 +90,76 @@ class Site(ABC):
         """Replace it; shape checked, type and device cast."""
 
 
+class AbsentSite(Site):
+    """A place that this model does not have."""
+
+    def __init__(self, label: str, envoy: Any, why: str) -> None:
+        super().__init__(label, envoy)
+        self.obstacle = f"{label} does not exist: {why}"
+
+    def read(self) -> Activation:
+        raise SiteError(self.obstacle)
+
+    def write(self, value: object) -> None:
+        raise SiteError(self.obstacle)
+
+
 class OutputSite(Site):
-    """What a module returns; the first item where it returns several."""
+    """What a module returns, or the part of it that the site is."""
+
+    def __init__(self, label: str, envoy: Any, part: Part = FIRST) -> None:
+        super().__init__(label, envoy)
+        self.part = part
 
     def read(self) -> Activation:
         _require_trace(self)
-        return _cut(self, first(self.envoy.output))
+        if not self.part.live:
+            return _cut(self, _PartView(self.envoy, self.part).value)
+        return _cut(self, self.part.get(self.envoy.output))
 
     def write(self, value: object) -> None:
         _require_trace(self)
         raw = self.envoy.output
-        self.envoy.output = with_first(raw, _replace(self, first(raw), value))
+        self.envoy.output = self.part.put(raw, _replace(self, self.part.get(raw), value))
+
+
+class _PartView:
+    """A value computed from a module's output; changes in place go back to the model."""
+
+    def __init__(self, envoy: Envoy, part: Part) -> None:
+        self.path, self.interleaver, self.part = envoy.path, envoy.interleaver, part
+        self.version = 0
+
+    @eproperty(key="output")
+    def value(self, raw: Any) -> Tensor:
+        computed = self.part.get(raw)
+        self.version = computed._version
+        return computed
+
+    def write_back(self, computed: Tensor, raw: Any) -> Any:
+        # A mere read leaves the model's own value, to the last bit. With gradients the value always
+        # goes back: it has to be part of the graph.
+        changed = computed._version != self.version or computed.requires_grad
+        return self.part.put(raw, computed) if changed else raw
+
+    value.transform(write_back)
 
 
 class InputSite(Site):
-    """The first argument of a module."""
+    """The first argument of a module, or the part of it that the site is."""
+
+    def __init__(self, label: str, envoy: Any, part: Part = FIRST) -> None:
+        super().__init__(label, envoy)
+        self.part = part
 
     def read(self) -> Activation:
         _require_trace(self)
-        return _cut(self, self.envoy.input)
+        return _cut(self, self.part.get(self.envoy.input))
 
     def write(self, value: object) -> None:
         _require_trace(self)
-        self.envoy.input = _replace(self, self.envoy.input, value)
+        raw = self.envoy.input
+        self.envoy.input = self.part.put(raw, _replace(self, self.part.get(raw), value))
 
 
 class HeadsSite(Site):
@@ -169,9 +222,10 @@ class _MidView:
 class ResultSite(Site):
     """What each head adds to the residual stream: `[batch, position, head, d_model]`.
 
-    The sum over heads, plus the output map's bias if it has one, is `attn_out`. It is computed
-    when read; a change to it, in place or by assignment, changes what attention returns. Read it
-    after `z` of the same layer and at most once in a pass.
+    The sum over heads, plus the output map's bias if it has one, is what attention returns; that is
+    `attn_out` unless a norm or a multiplier stands in between. It is computed when read; a change
+    to it, in place or by assignment, changes what attention returns. Read it after `z` of the same
+    layer and at most once in a pass.
     """
 
     def __init__(self, label: str, envoy: Any, n_heads: int) -> None:
@@ -186,7 +240,9 @@ class ResultSite(Site):
         _require_trace(self)
         raw = self.envoy.output
         like = raw[:, :, None].expand(-1, -1, self.n_heads, -1)
-        self.envoy.output = mix(_replace(self, like, value), self.envoy._module)
+        with standing_down(self.envoy):
+            mixed = mix(_replace(self, like, value), self.envoy._module)
+        self.envoy.output = mixed
 
 
 class _ResultView:
@@ -197,14 +253,17 @@ class _ResultView:
 
     @eproperty(key="output")
     def result(self, raw: Any) -> Tensor:
-        view = head_results(self.heads, self.module, self.n_heads)
+        with standing_down(self):
+            view = head_results(self.heads, self.module, self.n_heads)
         self.version = view._version
         return view
 
     def write_back(self, view: Tensor, raw: Any) -> Any:
         # A mere read leaves the model's own sum, to the last bit.
-        changed = view._version != self.version or view.requires_grad
-        return mix(view, self.module) if changed else raw
+        if view._version == self.version and not view.requires_grad:
+            return raw
+        with standing_down(self):
+            return mix(view, self.module)
 
     result.transform(write_back)
 
@@ -280,17 +339,6 @@ def _require_trace(site: Site) -> None:
         block.iteration = step
 
 
-def first(raw: Any) -> Tensor:
-    """What a module returns, or the first item where it returns several."""
-    value: Tensor = raw[0] if isinstance(raw, tuple) else raw
-    return value
-
-
-def with_first(raw: Any, new: Tensor) -> Any:
-    """`raw` with its `first` replaced."""
-    return raw.__class__((new, *raw[1:])) if isinstance(raw, tuple) else new
-
-
 def _window(site: Site, value: Tensor) -> slice | None:
     """The running block's own positions, where they are fewer than the batch's."""
     batcher = site.envoy.interleaver.batcher
@@ -335,17 +383,3 @@ def checked(label: str, current: Tensor, value: object) -> Tensor:
             f"{tuple(current.shape)} [batch, position, ...]; decoding steps have one position"
         )
     return value.to(device=current.device, dtype=current.dtype)
-
-
-def head_results(heads: Tensor, out_proj: Any, n_heads: int) -> Tensor:
-    """`[batch, position, head, d_model]` from the heads' outputs side by side."""
-    z = heads.unflatten(-1, (n_heads, -1))
-    weight = out_proj.weight.unflatten(-1, (n_heads, -1))
-    return torch.einsum("bphe,dhe->bphd", z, weight)
-
-
-def mix(result: Tensor, out_proj: Any) -> Tensor:
-    """The output map's output from `[batch, position, head, d_model]`, bias included."""
-    mixed = result.sum(dim=2)
-    bias: Tensor | None = out_proj.bias
-    return mixed if bias is None else mixed + bias

@@ -2,16 +2,13 @@
 
 import contextlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from model_adapters.adapter import Adapter
+from typing import Any
 
 
 @contextlib.contextmanager
-def standing_down(adapter: "Adapter") -> Iterator[None]:
-    """A trace that is running serves nothing and counts no visit inside."""
-    interleaver = adapter.interleaver
+def standing_down(traced: Any) -> Iterator[None]:
+    """A trace that is running on `traced` (an adapter, an envoy) serves nothing inside."""
+    interleaver = traced.interleaver
     before, interleaver.interleaving = interleaver.interleaving, False
     try:
         yield

@@ -145,12 +145,15 @@ class GenerationTracer(AdapterTracer):
         The number of passes is known only when rows have ended, so the loop is cut short there,
         and statements of the block after it do not run. Read results from `generation`.
         """
-        root = self.envoy
+        root, path = self.envoy, self.envoy.family.entry
+        entry = root.get(path) if path else root
         block, steps = Mediator.current("steps()"), root.interleaver.steps
         for number in self.iter[:]:
             steps[block] = None
-            # Binds the step even where the block then reads nothing.
-            _ = root.inputs
+            # Binds the step even where the block then reads nothing. Encoders in front of an entry
+            # run before it, in the prefill.
+            if number or entry is root:
+                _ = entry.inputs
             steps[block] = number
             yield Step(number, "decode" if number else "prefill")
 

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from model_adapters import Adapter, Batch
+from model_adapters.hooks import find_site
 from model_adapters.tracer import lock_of
 from regap_interp._interrupt import whole
 from regap_interp.graph.edits import Edit
@@ -151,13 +152,17 @@ def checked_sites(adapter: Adapter, sites: Sequence[Site]) -> tuple[Site, ...]:
             raise ValueError(
                 f"{(name, layer)}: {adapter.model_id} has the layers 0 to {adapter.n_layers - 1}"
             )
+        obstacle = find_site(adapter, name, layer).obstacle
+        if obstacle is not None:
+            raise ValueError(obstacle)
     return tuple(sites)
 
 
-def width_of(adapter: Adapter, site: str) -> int:
+def width_of(adapter: Adapter, site: str, layer: int | None) -> int:
     """Length of the vector a position has at a site, heads side by side."""
     if site == "logits":
         return adapter.d_vocab
-    if site in HEAD_SITES:
-        return adapter.n_heads * (adapter.d_head if site == "z" else adapter.d_model)
+    if site in HEAD_SITES and layer is not None:
+        n_heads, d_head = adapter.heads(layer)
+        return n_heads * (d_head if site == "z" else adapter.d_model)
     return adapter.d_model

@@ -74,7 +74,7 @@ def capture(
     """
     wanted = checked_sites(adapter, sites)
     _check(adapter, at, batch_size, graph)
-    widths = {width_of(adapter, name) for name, _ in wanted}
+    widths = {width_of(adapter, *one) for one in wanted}
     if len(widths) > 1:
         raise ValueError(
             f"sites have the widths {sorted(widths)}, which are no one tensor; capture those of "

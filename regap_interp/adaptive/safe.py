@@ -27,14 +27,14 @@ class Safe:
         self.regap, self.adapter = regap, adapter
         self._steered: Steered = regap.graph.on(adapter)
         self._guard: Any = None
-        self._names = list(inspect.signature(adapter.module.forward).parameters)
+        self._names = list(inspect.signature(adapter.entry.forward).parameters)
 
     def __enter__(self) -> "Safe":
         """Install."""
         self._steered.__enter__()
         if self.regap.missing == "refuse":
             # After the graph's own hook, which undoes itself when this one raises.
-            self._guard = self.adapter.module.register_forward_pre_hook(
+            self._guard = self.adapter.entry.register_forward_pre_hook(
                 self._refuse, with_kwargs=True
             )
         return self

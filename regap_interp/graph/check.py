@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from model_adapters import Adapter
 from model_adapters.batch import Positions
+from model_adapters.hooks import find_site
 from regap_interp.graph.edits import Edit
 from regap_interp.graph.errors import GraphError
 from regap_interp.graph.nodes import (
@@ -138,11 +139,15 @@ def _check_site(
             f"{what}: {adapter.model_id} has layers 0 to {adapter.n_layers - 1}"
             + (f"; the last is {adapter.n_layers - 1}" if layer < 0 else "")
         )
+    obstacle = find_site(adapter, site, layer).obstacle
+    if obstacle is not None:
+        raise GraphError(f"{what}: {obstacle}")
     if head is not None:
         if site not in HEAD_SITES:
             raise GraphError(f"{what}: {site} has no heads; those of z and result do")
-        if not 0 <= head < adapter.n_heads:
-            raise GraphError(f"{what}: head {head}; there are heads 0 to {adapter.n_heads - 1}")
+        n_heads, _ = adapter.heads(layer or 0)
+        if not 0 <= head < n_heads:
+            raise GraphError(f"{what}: head {head}; there are heads 0 to {n_heads - 1}")
 
 
 def _check_rule(what: str, at: object, phase: str, adapter: Adapter) -> None:
@@ -214,10 +219,10 @@ def _check_edit(
         raise GraphError(f"{what}: its strength is {strength}; expected one number a row")
     if edit.to is not None and shape_of(edit.to, adapter, shapes) != NUMBER:
         raise GraphError(f"{what}: `to` is {shapes[edit.to]}; expected one number a row")
-    feature = site_feature(adapter, edit.site, edit.head)
+    feature = site_feature(adapter, edit.site, edit.layer, edit.head)
     value = shape_of(edit.value, adapter, shapes)
     if len(feature) > 1 and not (edit.op == "replace" and isinstance(edit.value, Read)):
-        raise GraphError(f"{what}: say which head, 0 to {adapter.n_heads - 1}: head=")
+        raise GraphError(f"{what}: say which head, 0 to {feature[0] - 1}: head=")
     if value.feature != feature:
         raise GraphError(
             f"{what}: its value is {value}, the site is {feature[-1]} wide; take a direction or "

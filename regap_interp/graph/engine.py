@@ -106,7 +106,7 @@ class Engine:
         self._main: Pass | None = None
         self._memories: weakref.WeakKeyDictionary[Any, _Memory] = weakref.WeakKeyDictionary()
         """By the cache that decoding goes on from."""
-        self._names = list(inspect.signature(type(adapter.module).forward).parameters)[1:]
+        self._names = list(inspect.signature(type(adapter.entry).forward).parameters)[1:]
 
     # --- putting graphs on and taking them off ---
 
@@ -128,13 +128,13 @@ class Engine:
             raise
 
     def _stand(self) -> None:
-        module = self.adapter.module
+        module, entry = self.adapter.module, self.adapter.entry
         decoder = module.get_submodule(self.adapter.layout.layers.rpartition(".")[0])
-        self._standing.append(module.register_forward_pre_hook(self._before, with_kwargs=True))
-        after = module.register_forward_hook(self._after, with_kwargs=True, always_call=True)
+        self._standing.append(entry.register_forward_pre_hook(self._before, with_kwargs=True))
+        after = entry.register_forward_hook(self._after, with_kwargs=True, always_call=True)
         self._standing.append(after)
         self._standing.append(decoder.register_forward_pre_hook(self._guard))
-        self._standing.append(GenerateWatch(module))
+        self._standing += [GenerateWatch(part) for part in dict.fromkeys((module, entry))]
 
     def remove(self, graph: Installation) -> None:
         """Take a graph off; with the last one goes every hook. Call it under the model's lock."""
@@ -166,7 +166,7 @@ class Engine:
             )
 
     def _before(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        lock = lock_of(module)
+        lock = lock_of(self.adapter.module)
         lock.acquire()
         if self._busy or not self.graphs:
             # A pass of our own, or the last graph left while this thread waited.
@@ -265,7 +265,7 @@ class Engine:
             try:
                 self._run(Pass(values, call, branch.edits, branch.reads))
                 with standing_down(self.adapter), torch.no_grad():
-                    self.adapter.module(**again)
+                    self.adapter.entry(**again)
             except _Stop:
                 pass
             finally:
@@ -405,7 +405,8 @@ def run_prefill(
         last = (adapter.n_layers - 1, LAST_OF_LAYER)
         # The head on every position is the costliest part of a pass that keeps one of them.
         sites: list[Edit | Read] = [*engine.plan.edits, *engine.plan.reads]
-        whole = any(engine.plan.place(one) > last for one in sites)
+        # Where layers pass on several streams, one of them does not make the logits.
+        whole = adapter.family.altup or any(engine.plan.place(one) > last for one in sites)
         if stop is not None and engine.plan.branches:
             # A graph installed further out may decide later what earlier layers hold.
             stop = max(stop, min((engine.plan.decided[0], LAST_OF_LAYER), last))

@@ -12,8 +12,10 @@ _REFUSED: dict[str, tuple[Any, ...]] = {
     "assistant_early_exit": (None,),
     "prefill_chunk_size": (None,),
     "use_mtp": (None, False),
+    "stream": (None, False),
 }
-"""Options of `generate`, and the values with which a graph can tell the prompt from the answer."""
+"""Options of `generate`, and the values with which a graph can tell the prompt from the answer.
+`stream` is MiniCPM-o's: a thread of its own answers, which does not know what it was asked."""
 
 
 class GenerateWatch:

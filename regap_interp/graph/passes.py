@@ -140,6 +140,7 @@ class Pass:
             chosen = chosen.to(part.device)
             taken = part[row[:, None], chosen]
             return Value(taken[:, 0] if len(read.at) == 1 else taken)
+        self._kept_all(read.at, part)
         mask = self._chosen(read.at, part).to(part.device)
         inside = mask.reshape(*mask.shape, *[1] * (part.ndim - 2))
         return Value(part.masked_fill(~inside, torch.nan), mask)
@@ -148,11 +149,14 @@ class Pass:
         """Positions of the prompt among those that the states hold, which may be the last few."""
         kept = places - (self.prompt.roles.shape[1] - states.shape[1])
         if bool((kept < 0).any()):
-            raise GraphError(
-                f"the model computed this site at its last {states.shape[1]} positions only; ask "
-                "for those, or run it with logits_to_keep=0"
-            )
+            raise _cut_off(states)
         return kept
+
+    def _kept_all(self, at: At, states: Tensor) -> None:
+        """Refuse positions of the prompt that the states do not hold."""
+        mask = self._of_rows(span_mask(at, self.prompt))
+        if bool(mask[:, : mask.shape[1] - states.shape[1]].any()):
+            raise _cut_off(states)
 
     def _of_rows(self, whole: Tensor) -> Tensor:
         return whole if self.rows is None else whole[self.rows.to(whole.device)]
@@ -161,6 +165,13 @@ class Pass:
         if self.rows is not None:
             value = merged(self.values.reads[read], value, self.rows)
         self.values.reads[read] = value
+
+
+def _cut_off(states: Tensor) -> GraphError:
+    return GraphError(
+        f"the model computed this site at its last {states.shape[1]} positions only; ask for "
+        "those, or run it with logits_to_keep=0"
+    )
 
 
 def merged(whole: Value, part: Value, rows: Int[Tensor, "row"]) -> Value:

@@ -53,14 +53,17 @@ def name_of(node: Node) -> str:
     return type(node).__name__.lower()
 
 
-def site_feature(adapter: Adapter, site: str, head: int | None) -> tuple[int, ...]:
+def site_feature(
+    adapter: Adapter, site: str, layer: int | None, head: int | None
+) -> tuple[int, ...]:
     """Sizes of a site's value after batch and position."""
     if site == "logits":
         return (adapter.d_vocab,)
-    if site not in HEAD_SITES:
+    if site not in HEAD_SITES or layer is None:
         return (adapter.d_model,)
-    width = adapter.d_head if site == "z" else adapter.d_model
-    return (width,) if head is not None else (adapter.n_heads, width)
+    n_heads, d_head = adapter.heads(layer)
+    width = d_head if site == "z" else adapter.d_model
+    return (width,) if head is not None else (n_heads, width)
 
 
 def shape_of(node: Node, adapter: Adapter, known: dict[Node, Shape]) -> Shape:
@@ -82,7 +85,7 @@ def _shape(node: Node, adapter: Adapter, known: dict[Node, Shape]) -> Shape:
         case Read():
             one = isinstance(node.at, Steps) or node.at == "last" or node.phase == "decode"
             several = not one and not (isinstance(node.at, tuple) and len(node.at) == 1)
-            return Shape("vector", several, site_feature(adapter, node.site, node.head))
+            return Shape("vector", several, site_feature(adapter, node.site, node.layer, node.head))
         case Number():
             return NUMBER
         case IsModality():

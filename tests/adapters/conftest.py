@@ -14,6 +14,7 @@ from torch import Tensor
 
 import model_adapters
 from model_adapters import Adapter
+from model_adapters.tiny.qwen import FULL
 
 IMAGE, VIDEO, AUDIO, VISION_START, VISION_END, AUDIO_START, AUDIO_END = range(100, 107)
 PATCH, MERGE, MELS = 4, 2, 16
@@ -216,6 +217,12 @@ def requests_of_every_kind() -> list[list[dict[str, Any]]]:
 def fresh_thinker() -> Callable[[], Any]:
     """Builds the thinker anew, for tests that change it."""
     return build_thinker
+
+
+@pytest.fixture
+def full_omni() -> Any:
+    """Thinker, talker and vocoder in one model, all of them tiny."""
+    return FULL["qwen2_5_omni"]()
 
 
 @pytest.fixture(scope="session")

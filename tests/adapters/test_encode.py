@@ -89,7 +89,7 @@ def test_the_length_of_an_audio_is_the_towers_own_formula(
     adapter: Adapter, bare: Any, frames: int
 ) -> None:
     (audio,) = [medium for medium in adapter.family.media if medium.kind == "audio"]
-    ours = audio.positions(torch.tensor([frames]))
+    ours = audio.positions(adapter.module.config, torch.tensor([frames]))
     theirs = bare.model.audio_tower._get_feat_extract_output_lengths(torch.tensor([frames]))[1]
     assert ours.tolist() == theirs.tolist()
 
@@ -177,7 +177,7 @@ def test_a_picture_too_large_to_open(
 ) -> None:
     Image.new("L", (40, 40)).save(tmp_path / "large.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    with pytest.raises(InputError, match=r"not a readable picture \(Image size \(1600 pixels\)"):
+    with pytest.raises(InputError, match=r"the image is too large \(Image size \(1600 pixels\)"):
         adapter.encode([parts.user(image_part(tmp_path / "large.png"))])
 
 
@@ -313,7 +313,9 @@ def test_an_audio_too_short_for_a_token(adapter: Adapter, parts: Any) -> None:
         adapter.encode([parts.user("w5", parts.sound(frames=2))])
 
 
-@pytest.mark.parametrize("error", [ValueError, TypeError, OSError, TemplateError])
+@pytest.mark.parametrize(
+    "error", [ValueError, TypeError, OSError, TemplateError, RuntimeError, KeyError]
+)
 def test_what_the_processor_refuses_is_an_error_of_that_request(
     adapter: Adapter, parts: Any, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
 ) -> None:
@@ -325,7 +327,7 @@ def test_what_the_processor_refuses_is_an_error_of_that_request(
         return apply(conversations, **options)
 
     monkeypatch.setattr(adapter.processor, "apply_chat_template", picky)
-    with pytest.raises(InputError, match="request 1: too tall") as caught:
+    with pytest.raises(InputError, match=r"request 1: the processor failed, .*too tall") as caught:
         adapter.encode([parts.user("w5"), parts.user("w6")])
     assert isinstance(caught.value.__cause__, error)
 

@@ -64,5 +64,5 @@ def test_weights_changed_in_place_are_noticed(fresh_thinker: Callable[[], Any]) 
 
 
 def test_weights_that_are_not_in_memory(fresh_thinker: Callable[[], Any]) -> None:
-    with pytest.raises(LoadError, match="is not in memory"):
+    with pytest.raises(LoadError, match="on the meta device"):
         fingerprint(fresh_thinker().to("meta"))

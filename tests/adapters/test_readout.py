@@ -9,6 +9,7 @@ from torch import Tensor
 
 import model_adapters
 from model_adapters import Adapter, InputError, SiteError
+from model_adapters.tiny import builders
 from tests.adapters.conftest import build_text_model
 
 TOKENS = [7, 3, 99]
@@ -107,8 +108,29 @@ def test_states_of_another_width(adapter: Adapter) -> None:
         adapter.unembed(torch.zeros(2, 31))
 
 
-def test_squashed_logits_are_refused() -> None:
-    adapter = model_adapters.load(build_text_model())
-    adapter.module.config.final_logit_softcapping = 30.0
-    with pytest.raises(SiteError, match="squashes its logits"):
-        adapter.unembed(torch.zeros(32))
+def test_squashed_logits_come_out_squashed() -> None:
+    adapter = model_adapters.load(builders()["gemma2"]())
+    inputs = {"input_ids": torch.tensor([[5, 6, 7]])}
+    with adapter.trace(**inputs) as tracer:
+        last = adapter.resid_post[-1].save()
+        logits = nnsight.save(adapter.logits)
+        returned = nnsight.save(tracer.result.logits)
+    assert torch.equal(logits, returned)
+    assert torch.allclose(adapter.unembed(last), returned, atol=1e-6)
+    assert torch.allclose(adapter.unembed(last, [3, 5]), returned[..., [3, 5]], atol=1e-6)
+
+
+def test_squashed_logits_can_be_replaced_within_the_cap() -> None:
+    adapter = model_adapters.load(builders()["gemma2"]())
+    cap = adapter.module.config.final_logit_softcapping
+    inputs = {"input_ids": torch.tensor([[5, 6, 7]])}
+    with adapter.trace(**inputs) as tracer:
+        wanted = nnsight.save(adapter.logits / 2)
+        adapter.logits = wanted
+        returned = nnsight.save(tracer.result.logits)
+    assert torch.allclose(returned, wanted, atol=1e-6)
+    with (
+        pytest.raises(SiteError, match=r"squashes its logits into \(-3.0, 3.0\)"),
+        adapter.trace(**inputs),
+    ):
+        adapter.logits = adapter.logits + 2 * cap

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 import model_adapters
-from model_adapters import Adapter, SelfCheckError
-from model_adapters.family import QWEN2_5_OMNI
+from model_adapters import Adapter, LoadError, SelfCheckError
+from model_adapters.families.qwen import QWEN2_5_OMNI
 
 LAYER = "model.language_model.layers.2"
 
@@ -24,7 +24,7 @@ def test_a_sound_model_passes_and_says_what_was_checked(adapter: Adapter) -> Non
     assert set(differences) >= {
         "embed + all attn_out + all mlp_out == last resid_post",
         "last row of the logit lens == logits",
-        "sum of head results == attn_out",
+        "sum of head results == output of attention",
     }
     assert max(differences.values()) < 1e-5
     assert adapter.discontinuities == ()
@@ -35,7 +35,10 @@ def test_a_sound_model_passes_and_says_what_was_checked(adapter: Adapter) -> Non
     [
         (LAYER, r"resid_post\[2\] is not resid_pre\[3\].*hook"),
         (f"{LAYER}.self_attn", r"resid_pre \+ attn_out == resid_mid does not hold at layer 2"),
-        (f"{LAYER}.self_attn.o_proj", "sum of head results == attn_out does not hold at layer 2"),
+        (
+            f"{LAYER}.self_attn.o_proj",
+            "sum of head results == output of attention does not hold at layer 2",
+        ),
         (f"{LAYER}.mlp", r"resid_mid \+ mlp_out == resid_post does not hold at layer 2"),
         ("model.language_model.norm", "final_norm == what the head receives does not hold"),
         ("lm_head", "logits == what the model returns does not hold"),
@@ -68,9 +71,14 @@ def test_weights_that_are_not_finite(fresh_thinker: Callable[[], Any]) -> None:
 
 
 def test_a_family_entry_that_does_not_fit(fresh_thinker: Callable[[], Any]) -> None:
-    wrong = dataclasses.replace(QWEN2_5_OMNI, mid_norm="input_layernorm")
+    wrong = dataclasses.replace(QWEN2_5_OMNI, mid_norm=("input_layernorm",))
     with pytest.raises(SelfCheckError, match="family entry"):
         Adapter(fresh_thinker(), wrong, model_id="spoilt")
+
+
+def test_a_path_given_as_a_bare_string(as_users_run_it: None) -> None:
+    with pytest.raises(LoadError, match=r"mid_norm is a tuple of paths.*\('input_layernorm',\)"):
+        dataclasses.replace(QWEN2_5_OMNI, mid_norm="input_layernorm")  # type: ignore[arg-type]
 
 
 def test_a_family_known_to_add_between_layers_is_told_apart(
