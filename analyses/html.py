@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from html import escape
 
 from regap_interp.graph.words import printable
+from regap_interp.views.markup import POLICY
 
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1f2430; background: #fff;
        max-width: 70rem; margin: 2rem auto; padding: 0 1rem; }
@@ -46,7 +46,7 @@ class Picture:
     """A figure with what it shows in words."""
 
     svg: str
-    """From `analyses.plots`: put into the page as it is."""
+    """From `View.svg`: put into the page as it is."""
     caption: str
 
 
@@ -77,7 +77,7 @@ def report_html(title: str, sections: Sequence[Section]) -> str:
     body = "\n".join(_section(number, section) for number, section in enumerate(sections))
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8"/>\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}"/>\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}"/>\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1"/>\n'
         f"<title>{_text(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
         f"<h1>{_text(title)}</h1>\n<nav>{links}</nav>\n{body}\n</body>\n</html>\n"
@@ -111,8 +111,7 @@ def _picture(picture: Picture) -> str:
     drawing = picture.svg.strip()
     if not drawing.startswith("<svg") or "<script" in drawing.lower():
         raise ValueError(
-            f"a figure begins with {drawing[:30]!r} or holds a script; give the SVG that "
-            "analyses.plots returns"
+            f"a figure begins with {drawing[:30]!r} or holds a script; give the SVG of a view"
         )
     caption = f"<figcaption>{_text(picture.caption)}</figcaption>"
     return f"<figure>{drawing}\n{caption}</figure>"

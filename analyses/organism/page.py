@@ -8,8 +8,8 @@ from analyses.organism.predictions import PREDICTIONS
 from analyses.organism.signals import ROUGH
 from analyses.organism.story import Story
 from analyses.organism.tables import MADE_BY, PLANTED, share
-from analyses.plots import refusal_drift_plane, roc_curves, window_curves
 from regap_interp.adaptive.signals import SIGNALS
+from regap_interp.views import PlaneView, RocView, WindowsView
 
 
 def as_html(story: Story) -> str:
@@ -36,9 +36,8 @@ def as_html(story: Story) -> str:
                 ),
                 pictures=(
                     Picture(
-                        window_curves(
-                            [windows(story, one) for one in story.media],
-                            alt="CRS falls and ASR rises with the drift coordinate",
+                        WindowsView([windows(story, one) for one in story.media]).svg(
+                            alt="CRS falls and ASR rises with the drift coordinate"
                         ),
                         "CRS and ASR over sliding windows of the drift coordinate, bare model, "
                         "95 % intervals.",
@@ -54,8 +53,8 @@ def as_html(story: Story) -> str:
                 ),
                 pictures=tuple(
                     Picture(
-                        refusal_drift_plane(
-                            planes(story, one), alt=f"{one}: refusal and drift of every item"
+                        PlaneView(planes(story, one)).svg(
+                            alt=f"{one}: refusal and drift of every item"
                         ),
                         f"{one}: {story.n_seen} harmful and {story.n_seen} benign items, and text.",
                     )
@@ -75,9 +74,8 @@ def as_html(story: Story) -> str:
                 tables=(signals(story),),
                 pictures=(
                     Picture(
-                        roc_curves(
-                            [rocs(story, one) for one in story.media],
-                            alt="ROC of the signals in every modality",
+                        RocView([rocs(story, one) for one in story.media]).svg(
+                            alt="ROC of the signals in every modality"
                         ),
                         "Harmful against benign items, rendering levels from 0.4; the star is the "
                         "threshold chosen on the calibration split.",

@@ -7,17 +7,24 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from analyses.figures import Band, LayerTrace, PlanePoints, RocCurve, RocCurves, WindowCurve
 from analyses.html import Picture
 from analyses.organism.answers import all_clusters
 from analyses.organism.measures import bootstrap
 from analyses.organism.signals import Seen
 from analyses.organism.story import Story
-from analyses.plots import self_rectification
 from model_adapters.organism.world import Setting
 from regap_interp.adaptive.roc import roc
 from regap_interp.intervals import wilson
 from regap_interp.separability import separation
+from regap_interp.views import (
+    Band,
+    LayerTrace,
+    PlanePoints,
+    RocCurve,
+    RocCurves,
+    TrajectoriesView,
+    WindowCurve,
+)
 from regap_interp.windows import SlidingWindows
 
 
@@ -104,7 +111,7 @@ def traces(story: Story, setting: Setting) -> list[LayerTrace]:
             LayerTrace(
                 label=name,
                 harmful=name == "harmful",
-                corrected=True,
+                arm="weakly corrected",
                 layers=seen.layers,
                 refusal=Band(mean, mean - half, mean + half),
                 n=of.shape[1],
@@ -115,13 +122,12 @@ def traces(story: Story, setting: Setting) -> list[LayerTrace]:
 
 def layers(story: Story, setting: Setting) -> Picture:
     bundle = story.frozen.bundle(setting)
-    drawing = self_rectification(
+    view = TrajectoriesView(
         traces(story, setting),
-        steered=bundle.layer,
-        diagnostic=bundle.diagnostic,
         quantity="gain of refusal under the weak correction",
-        alt=f"{setting}: harmful items gain more refusal than benign ones",
+        marks=((bundle.layer, "corrected"), (bundle.diagnostic, "signal read")),
     )
+    drawing = view.svg(alt=f"{setting}: harmful items gain more refusal than benign ones")
     return Picture(drawing, f"{setting}: means with 95 % normal intervals.")
 
 
