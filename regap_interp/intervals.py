@@ -1,6 +1,7 @@
 """Rates with the intervals they are reported with."""
 
-from collections.abc import Hashable, Iterator, Sequence
+import math
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -102,6 +103,57 @@ def resample_clusters(
         begin = starts[draw].repeat_interleave(drawn)
         place = torch.arange(len(begin)) - (drawn.cumsum(0) - drawn).repeat_interleave(drawn)
         yield items[begin + place]
+
+
+def bootstrap(
+    statistic: Callable[[Tensor], float],
+    clusters: Sequence[Hashable],
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> Rate:
+    """Any statistic of item indices, with a percentile interval over resampled clusters.
+
+    Resamples in which it cannot be measured (NaN) are left out; NaN ends where none can.
+
+    Args:
+        statistic: Takes indices of items, which may recur.
+        clusters: The cluster of every item; as many items as labels.
+        resamples: Bootstrap draws of as many clusters as there are.
+        seed: The same seed gives the same interval.
+        confidence: Coverage of the interval.
+
+    Raises:
+        ValueError: Fewer than 2 clusters.
+    """
+    n = len(clusters)
+    drawn = resample_clusters(clusters, n, resamples=resamples, seed=seed)
+    draws = torch.tensor([statistic(one) for one in drawn], dtype=torch.float64)
+    low, high = interval_of_measured(draws, confidence)
+    return Rate(statistic(torch.arange(n)), n, low, high)
+
+
+def resample_weights(
+    clusters: Sequence[Hashable], *, resamples: int, seed: int = 0
+) -> Float[Tensor, "resample item"]:
+    """How often each item is drawn in each bootstrap resample of whole clusters, float64.
+
+    The same draws as `resample_clusters`; sums over a resample are products with these.
+    """
+    index = _cluster_index(clusters, len(clusters))
+    draws = _draw(int(index.max()) + 1, resamples, seed)
+    counts = torch.zeros(draws.shape, dtype=torch.float64)
+    counts.scatter_add_(1, draws, torch.ones(draws.shape, dtype=torch.float64))
+    return counts[:, index]
+
+
+def interval_of_measured(
+    draws: Float[Tensor, "resample"], confidence: float = 0.95
+) -> tuple[float, float]:
+    """`percentile_interval` of the draws that are not NaN; NaN ends where there are none."""
+    measured = draws[~draws.isnan()]
+    return percentile_interval(measured, confidence) if len(measured) else (math.nan, math.nan)
 
 
 def percentile_interval(

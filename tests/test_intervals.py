@@ -1,11 +1,18 @@
 """Intervals against scipy, hand-made cases and their own coverage."""
 
+import math
+
 import pytest
 import torch
 from scipy import stats
 
 from regap_interp import Rate, cluster_bootstrap, wilson
-from regap_interp.intervals import resample_clusters
+from regap_interp.intervals import (
+    bootstrap,
+    interval_of_measured,
+    resample_clusters,
+    resample_weights,
+)
 
 
 @pytest.mark.parametrize(("successes", "n"), [(0, 40), (1, 3), (37, 40), (400, 400), (250, 1000)])
@@ -68,3 +75,29 @@ def test_a_resample_holds_whole_clusters() -> None:
 def test_bad_clusters_are_refused(clusters: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         cluster_bootstrap(torch.ones(4), clusters)
+
+
+def test_weights_count_how_often_resamples_draw_an_item() -> None:
+    clusters = ["a", "b", "a", "c", "b", "d"]
+    weights = resample_weights(clusters, resamples=20, seed=3)
+    for counts, rows in zip(
+        weights, resample_clusters(clusters, 6, resamples=20, seed=3), strict=True
+    ):
+        assert counts.tolist() == rows.bincount(minlength=6).tolist()
+
+
+def test_a_statistic_of_items_has_the_interval_of_the_mean_where_it_is_one() -> None:
+    outcomes = torch.tensor([1.0, 0.0, 1.0, 1.0, 0.0, 1.0], dtype=torch.float64)
+    clusters = [0, 0, 1, 2, 3, 3]
+    expected = cluster_bootstrap(outcomes, clusters, resamples=50, seed=2)
+    found = bootstrap(lambda rows: float(outcomes[rows].mean()), clusters, resamples=50, seed=2)
+    assert (found.value, found.n) == (expected.value, 6)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+
+
+def test_what_cannot_be_measured_is_left_out() -> None:
+    draws = torch.tensor([1.0, math.nan, 3.0])
+    assert interval_of_measured(draws, 0.5) == (1.5, 2.5)
+    assert all(math.isnan(one) for one in interval_of_measured(draws[1:2]))
+    never = bootstrap(lambda rows: math.nan, [0, 1], resamples=3)
+    assert math.isnan(never.low)

@@ -5,11 +5,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from model_adapters.organism.world import Setting
-from regap_interp.intervals import Rate, percentile_interval, resample_clusters
+from regap_interp import intervals
+from regap_interp.intervals import Rate
 
 RESAMPLES = 300
 
@@ -54,14 +54,6 @@ def bootstrap(
     *,
     resamples: int | None = None,
 ) -> Rate:
-    """A statistic of item indices with a percentile interval over resampled clusters.
-
-    Resamples in which it cannot be measured are left out; NaN ends where none can.
-    """
-    n = len(clusters)
+    """`intervals.bootstrap` with as many resamples as the report takes."""
     labels = [str(one) for one in clusters]
-    resampled = resample_clusters(labels, n, resamples=resamples or RESAMPLES, seed=seed)
-    draws = [statistic(drawn) for drawn in resampled]
-    measured = torch.tensor([one for one in draws if not math.isnan(one)], dtype=torch.float64)
-    low, high = percentile_interval(measured) if len(measured) else (math.nan, math.nan)
-    return Rate(statistic(torch.arange(n)), n, low, high)
+    return intervals.bootstrap(statistic, labels, resamples=resamples or RESAMPLES, seed=seed)

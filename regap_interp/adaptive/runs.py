@@ -94,7 +94,14 @@ def prepare(
     return Prepared(adapter, items, batches, max_new_tokens, tick or (lambda done: None))
 
 
+def kl_of_items(
+    bare: Float[Tensor, "item d_vocab"], edited: Float[Tensor, "item d_vocab"]
+) -> Float[Tensor, "item"]:
+    """KL(bare || edited) of each item, in nats, of log probabilities."""
+    chance = bare.exp()
+    return torch.where(chance > 0, chance * (bare - edited), 0.0).sum(dim=1)
+
+
 def kl(bare: Float[Tensor, "item d_vocab"], edited: Float[Tensor, "item d_vocab"]) -> float:
     """Mean over items of KL(bare || edited), in nats, of log probabilities."""
-    chance = bare.exp()
-    return float(torch.where(chance > 0, chance * (bare - edited), 0.0).sum(dim=1).mean())
+    return float(kl_of_items(bare, edited).mean())

@@ -1,0 +1,116 @@
+"""What every result can do: a table, a drawing, a JSON file. Nothing prints or shows itself."""
+
+import json
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from model_adapters import Adapter
+from regap_interp._edited import digest_of_edits
+from regap_interp.directions import Origin
+from regap_interp.graph.graph import Graph
+from regap_interp.statistics import Rule
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from pandas import DataFrame
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the states come from that numbers were made of."""
+
+    model: str
+    """`Adapter.model_id`."""
+    fingerprint: str
+    """`Adapter.fingerprint`."""
+    site: str
+    """Such as "resid_post"."""
+    at: str
+    """Prompt positions: "last", another span (its mean), or indices such as "-2"."""
+    edits: str | None = None
+    """Digest of the edits the model ran under; None for the model untouched."""
+
+    @classmethod
+    def of(
+        cls, adapter: Adapter, *, site: str, at: Rule = "last", graph: Graph | None = None
+    ) -> "Source":
+        """That of a model as it stands, graphs installed on it included."""
+        where = at if isinstance(at, str) else ",".join(map(str, at))
+        edits = digest_of_edits(adapter, graph)
+        return cls(adapter.model_id, adapter.fingerprint, site, where, edits)
+
+    def origin(self, layer: int) -> Origin:
+        """What directions made here are marked with."""
+        return Origin(self.fingerprint, self.site, layer, self.at, self.edits)
+
+
+class Result(ABC):
+    """A frozen dataclass of numbers."""
+
+    source: Source
+    seed: int
+
+    @abstractmethod
+    def columns(self) -> dict[str, list[Any]]:
+        """The numbers as a tidy table; NaN where nothing could be measured."""
+
+    @abstractmethod
+    def plot(self, ax: "Axes | None" = None) -> "Axes":
+        """Draw; a new figure if `ax` is None. The axes are returned, nothing is shown.
+
+        Raises:
+            ImportError: matplotlib is not installed.
+        """
+
+    def about(self) -> dict[str, Any]:
+        """What holds for the whole table, for its file and its caption."""
+        return {"kind": type(self).__name__, "seed": self.seed, "source": asdict(self.source)}
+
+    def to_frame(self) -> "DataFrame":
+        """`columns` as a pandas DataFrame.
+
+        Raises:
+            ImportError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise ImportError(
+                "to_frame needs pandas, which is not installed: pip install "
+                "'regap-interp[views]'; columns() does without"
+            ) from error
+        table: DataFrame = pandas.DataFrame(self.columns())
+        return table
+
+    def save(self, path: str | Path) -> Path:
+        """Write `about` and `columns` as JSON; what is not finite becomes null.
+
+        Raises:
+            ValueError: the name does not end in ".json".
+        """
+        path = Path(path)
+        if path.suffix != ".json":
+            raise ValueError(f"{path.name!r} is no name of a JSON file; end it in .json")
+        found = {**self.about(), "columns": self.columns()}
+        text = json.dumps(_plain(found), indent=1, allow_nan=False)
+        path.write_text(text + "\n", encoding="utf-8")
+        return path
+
+    def caption(self) -> str:
+        """Model, site, seed, in a line."""
+        where = f"{self.source.site}, {self.source.at} position"
+        return f"{self.source.model}, {where}, seed {self.seed}"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_plain(one) for one in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,181 @@
+"""Refusal after every layer, request by request: clean, drifted and partly corrected."""
+
+import itertools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from analyses.geometry import estimate
+from analyses.geometry.estimate import Estimate
+from analyses.geometry.lens import RefusalTokens
+from analyses.geometry.requests import Requests
+from analyses.geometry.result import Result, Source
+from regap_interp.adaptive.signals import SIGNALS
+from regap_interp.intervals import resample_weights
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+from analyses.geometry.signals import SignalAreas
+
+Condition = Literal["clean", "drifted", "corrected"]
+Quantity = Literal["coordinate", "log_odds"]
+
+
+@dataclass(frozen=True, eq=False)
+class Rectification(Result):
+    """Refusal after every layer, request by request, at the last prompt token."""
+
+    source: Source
+    seed: int
+    modality: str
+    layer: int
+    """The corrected one."""
+    strength: float
+    """Of the correction; 1 takes the mean drift away."""
+    layers: tuple[int, ...]
+    requests: Requests
+    """The media, and what is known of them."""
+    coordinate: Mapping[Condition, Float[Tensor, "layer item"]]
+    """In units of each layer's refusal direction. "clean" is the text twins, "drifted" the media as
+    they are, "corrected" the media with the drift direction subtracted at `layer`."""
+    log_odds: Mapping[Condition, Float[Tensor, "layer item"]]
+    """Of refusing, through the lens, in nats; empty without tokens."""
+    tokens: RefusalTokens | None
+    lens: str
+    confidence: float
+    resamples: int
+
+    @property
+    def n(self) -> int:
+        """Media requests."""
+        return len(self.requests)
+
+    @property
+    def harmful(self) -> Bool[Tensor, "item"]:
+        """Whether each request should be refused."""
+        return self.requests.harmful
+
+    def mean(self, quantity: Quantity, condition: Condition, *, harmful: bool) -> Estimate:
+        """Mean over one kind of requests after every layer; its interval resamples clusters."""
+        values = self._of(quantity)[condition]
+        rows = torch.nonzero(self.harmful == harmful).flatten()
+        if not len(rows):
+            nan = values.new_full((len(self.layers),), math.nan)
+            return Estimate(nan, nan, nan)
+        weights = self._weights()[:, rows]
+        draws = weights @ values[:, rows].T / weights.sum(dim=1, keepdim=True)
+        return estimate.percentile(values[:, rows].mean(dim=1), draws, self.confidence)
+
+    def signal(self, kind: str) -> Float[Tensor, "layer item"]:
+        """One of `SIGNALS` (see `regap_interp.adaptive.signals`), read after every layer.
+
+        Raises:
+            ValueError: it is none of them.
+        """
+        bare, weak = self.coordinate["drifted"], self.coordinate["corrected"]
+        match kind:
+            case "paired_gain":
+                return weak - bare
+            case "depth_gain":
+                return weak - weak[self.layers.index(self.layer)]
+            case "absolute":
+                return weak
+        raise ValueError(f"no signal {kind!r}; there are {', '.join(SIGNALS)}")
+
+    def signals(self) -> SignalAreas:
+        """AUROC of every signal by layer, its interval over resampled clusters.
+
+        Raises:
+            ValueError: the requests are all harmful, or all benign.
+        """
+        n_harmful = int(self.harmful.sum())
+        if n_harmful in (0, self.n):
+            raise ValueError(
+                f"{n_harmful} of {self.n} requests are harmful; an AUROC needs both kinds"
+            )
+        later = [place for place, layer in enumerate(self.layers) if layer > self.layer]
+        values: dict[str, Tensor] = {kind: self.signal(kind) for kind in SIGNALS}
+        values["uncorrected"] = self.coordinate["drifted"]
+        if self.log_odds:
+            values["log_odds_gain"] = self.log_odds["corrected"] - self.log_odds["drifted"]
+        ones = torch.ones(1, self.n, dtype=torch.float64)
+        weights = torch.cat([ones, self._weights()])
+        return SignalAreas(
+            source=self.source,
+            seed=self.seed,
+            layers=tuple(self.layers[place] for place in later),
+            areas={name: self._area(found[later], weights) for name, found in values.items()},
+            n_harmful=n_harmful,
+            n_benign=self.n - n_harmful,
+            confidence=self.confidence,
+            resamples=self.resamples,
+        )
+
+    def columns(self) -> dict[str, list[Any]]:
+        """One row for each quantity, condition, kind of request and layer."""
+        found: dict[str, list[Any]] = {}
+        quantities: tuple[Quantity, ...] = ("coordinate", "log_odds")
+        for quantity in quantities:
+            for condition, harmful in itertools.product(self._of(quantity), (True, False)):
+                band = self.mean(quantity, condition, harmful=harmful)
+                rows: dict[str, list[Any]] = {
+                    "quantity": [quantity] * len(self.layers),
+                    "condition": [condition] * len(self.layers),
+                    "harmful": [harmful] * len(self.layers),
+                    "n": [int((self.harmful == harmful).sum())] * len(self.layers),
+                    "layer": list(self.layers),
+                    **band.columns("mean"),
+                }
+                for name, values in rows.items():
+                    found.setdefault(name, []).extend(values)
+        return found
+
+    def about(self) -> dict[str, Any]:
+        """See `Result`."""
+        plain = ("modality", "layer", "strength", "lens", "n", "confidence", "resamples")
+        tokens = None if self.tokens is None else vars(self.tokens)
+        return {
+            **super().about(),
+            **{name: getattr(self, name) for name in plain},
+            "tokens": tokens,
+        }
+
+    def plot(self, ax: "Axes | None" = None, *, quantity: Quantity = "coordinate") -> "Axes":
+        """Means over layers: harmful red, benign blue, a dash for each condition."""
+        from analyses.geometry import drawing
+
+        ax = drawing.axes(ax)
+        if not self._of(quantity):
+            raise ValueError("no log-odds were read; give rectify(tokens=...)")
+        for index, condition in enumerate(self._of(quantity)):
+            for harmful in (True, False):
+                band = self.mean(quantity, condition, harmful=harmful)
+                colour = drawing.HARMFUL if harmful else drawing.BENIGN
+                label = f"{'harmful' if harmful else 'benign'}, {condition}"
+                drawing.line(ax, self.layers, band, label, index, colour=colour)
+        ax.axvline(self.layer, color="#667085", linewidth=0.8, linestyle=":")
+        what = {"coordinate": "refusal coordinate", "log_odds": f"log-odds, {self.lens} (nats)"}
+        return drawing.finish(ax, self, "layer", what[quantity], zero=True)
+
+    def _of(self, quantity: Quantity) -> Mapping[Condition, Tensor]:
+        return self.coordinate if quantity == "coordinate" else self.log_odds
+
+    def _weights(self) -> Float[Tensor, "draw item"]:
+        return resample_weights(self.requests.cluster, resamples=self.resamples, seed=self.seed)
+
+    def _area(self, values: Tensor, weights: Tensor) -> Estimate:
+        """AUROC by layer; resamples are weights of the same pairs of requests."""
+        up, down = self.harmful, ~self.harmful
+        found = []
+        for one in values:
+            above = (one[up, None] > one[None, down]).double()
+            above += (one[up, None] == one[None, down]).double() / 2
+            total = weights[:, up].sum(dim=1) * weights[:, down].sum(dim=1)
+            found.append(((weights[:, up] @ above) * weights[:, down]).sum(dim=1) / total)
+        areas = torch.stack(found, dim=1)
+        return estimate.percentile(areas[0], areas[1:], self.confidence)
