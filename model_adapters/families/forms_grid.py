@@ -161,11 +161,15 @@ class OwnMerge(Grid):
             )
         super().check(inputs, config)
         merged, kept = sum(self._merged(inputs)), self._kept(inputs)
-        if kept is not None and (kept.dtype != torch.bool or tuple(kept.shape) != (merged,)):
+        if kept is None:
+            return
+        if kept.ndim != 1 or kept.dtype != torch.bool:
             raise InputError(
                 f"{self.kept} is {kept.dtype} of shape {tuple(kept.shape)}; it must be torch.bool "
-                f"over all {merged} merged patches"
+                "of shape [merged patches]"
             )
+        if len(kept) != merged:
+            raise InputError(f"{self.kept} covers {len(kept)} merged patches of {merged}")
 
     def items(self, inputs: Inputs, config: Config) -> list[Item]:
         """One for each grid; those of which a part is left out have none."""
