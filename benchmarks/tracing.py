@@ -2,8 +2,8 @@
 
     python -m benchmarks.tracing [--json] [--runs N]
 
-Wrapping: a Qwen2.5-Omni thinker of tiny width with 600 modules and more, in seconds. Tracing: one of
-200 million parameters, 4 prompts of 128 tokens, against a plain forward hook that keeps the same
+Wrapping: a Qwen2.5-Omni thinker of tiny width with 600 modules and more, in seconds. Tracing: one
+of 200 million parameters, 4 prompts of 128 tokens, against a plain forward hook that keeps the same
 state; the sides take turns in one process. Exit code 1 when a figure is above its bar.
 """
 
