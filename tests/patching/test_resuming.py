@@ -1,0 +1,84 @@
+"""Interrupted sweeps go on where they stopped, from memory or from a file."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from analyses.patching import LogitDifference, PatchResult, SweepInterrupted, patch_sweep
+from model_adapters import Adapter
+
+METRIC = LogitDifference(right=7, wrong=20)
+CELLS: Any = dict(site="resid_pre", metric=METRIC, positions=range(-6, 0), memory=220_000)
+
+
+class InterruptAfter:
+    """A progress function that presses Ctrl-C once."""
+
+    def __init__(self, cells: int) -> None:
+        self.cells, self.seen = cells, 0
+
+    def __call__(self, done: int, total: int) -> None:
+        self.seen += 1
+        if done >= self.cells:
+            self.cells = total + 1
+            raise KeyboardInterrupt
+
+
+def test_from_memory(adapter: Adapter, mixed: Any) -> None:
+    whole = patch_sweep(adapter, *mixed, **CELLS)
+    with pytest.raises(SweepInterrupted) as caught:
+        patch_sweep(adapter, *mixed, **CELLS, progress=InterruptAfter(30))
+    partial = caught.value.partial
+    done = ~partial.raw.isnan()
+    assert 30 <= int(done.sum()) < partial.raw.numel() and not partial.complete
+    assert "cells missing" in repr(partial)
+    torch.testing.assert_close(partial.raw[done], whole.raw[done])
+    rest = patch_sweep(adapter, *mixed, **CELLS, resume=partial)
+    torch.testing.assert_close(rest.raw, whole.raw)
+    assert sum(rest.passes.values()) == int((~done).sum())
+
+
+def test_from_a_file(adapter: Adapter, mixed: Any, tmp_path: Path) -> None:
+    file = tmp_path / "sweep.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        patch_sweep(adapter, *mixed, **CELLS, progress=InterruptAfter(40), checkpoint=file)
+    kept = PatchResult.load(file)
+    assert int((~kept.raw.isnan()).sum()) >= 40
+    count = InterruptAfter(10**6)
+    result = patch_sweep(adapter, *mixed, **CELLS, checkpoint=file, progress=count)
+    assert result.complete
+    again = patch_sweep(adapter, *mixed, **CELLS, checkpoint=file)
+    assert torch.equal(again.raw, result.raw) and again.passes == {
+        "resumed": 0,
+        "whole": 0,
+        "unchanged": 0,
+    }
+
+
+def test_another_sweep_is_refused(adapter: Adapter, mixed: Any) -> None:
+    result = patch_sweep(adapter, *mixed, **CELLS)
+    for change in (
+        {"site": "resid_post"},
+        {"positions": range(-5, 0)},
+        {"metric": LogitDifference(8, 20)},
+        {"mode": "noise"},
+    ):
+        with pytest.raises(ValueError, match="holds another sweep"):
+            patch_sweep(adapter, *mixed, **{**CELLS, **change}, resume=result)
+    with pytest.raises(ValueError, match="holds another sweep"):
+        patch_sweep(adapter, *reversed(mixed), **CELLS, resume=result)
+
+
+def test_no_hook_is_left_after_an_interrupt(adapter: Adapter, mixed: Any) -> None:
+    def hooks() -> int:
+        return sum(
+            len(part._forward_hooks) + len(part._forward_pre_hooks)
+            for part in adapter.module.modules()
+        )
+
+    before = hooks()
+    with pytest.raises(KeyboardInterrupt):
+        patch_sweep(adapter, *mixed, **CELLS, progress=InterruptAfter(5))
+    assert hooks() == before
