@@ -1,0 +1,157 @@
+"""Choosing, comparing, drawing and keeping circuits; what is refused."""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from analyses.circuits import Circuit, Node, Runs, Scores, compare, curves, record_runs, score_edges
+from analyses.circuits.layout import place_nodes
+from analyses.circuits.nodes import named
+from analyses.patching import LogitDifference
+from model_adapters import Adapter
+
+METRIC = LogitDifference(right=7, wrong=20)
+
+
+def test_top_and_threshold_take_the_largest(scores: Scores) -> None:
+    means = scores.of_edges.mean(dim=0)
+    largest = means.abs().sort(descending=True).values[:12]
+    circuit = scores.top(12)
+    found = [abs(edge.contribution) for edge in circuit.edges]
+    assert found == pytest.approx(largest.tolist())
+    again = scores.threshold(float(largest[11]) * 0.9999)
+    assert {edge.ends for edge in circuit.edges} <= {edge.ends for edge in again.edges}
+    assert all(edge.contribution > 0 for edge in scores.top(5, positive=True).edges)
+    assert all(edge.contribution < 0 for edge in scores.top(5, positive=False).edges)
+    assert scores.top(12).nodes.keys() >= {edge.sender for edge in circuit.edges}
+
+
+def test_greedy_circuits_lead_to_the_readout(scores: Scores) -> None:
+    reached = {scores.readout}
+    for edge in scores.greedy(30).edges:
+        assert edge.receiver in reached
+        reached.add(edge.sender)
+    smaller = {edge.ends for edge in scores.greedy(10).edges}
+    assert smaller < {edge.ends for edge in scores.greedy(30).edges}
+
+
+def test_files_come_back(scores: Scores, tmp_path: Path) -> None:
+    circuit = scores.greedy(60)
+    back = Circuit.load(circuit.save(tmp_path / "circuit.json"))
+    assert (back.nodes, back.edges, repr(back)) == (circuit.nodes, circuit.edges, repr(circuit))
+    for suffix in (".png", ".svg", ".html", ".csv"):
+        assert circuit.save(tmp_path / f"circuit{suffix}").stat().st_size > 500
+    with pytest.raises(ValueError, match="no view becomes"):
+        circuit.save(tmp_path / "circuit.gif")
+    with pytest.raises(ValueError, match="holds no circuit"):
+        (tmp_path / "other.json").write_text("{}")
+        Circuit.load(tmp_path / "other.json")
+    plain = json.loads((tmp_path / "circuit.json").read_text())
+    plain["edges"][0][0] = "head x"
+    (tmp_path / "damaged.json").write_text(json.dumps(plain))
+    with pytest.raises(ValueError, match="damaged"):
+        Circuit.load(tmp_path / "damaged.json")
+
+
+def test_graphml(scores: Scores, tmp_path: Path) -> None:
+    networkx = pytest.importorskip("networkx")
+    circuit = scores.greedy(20)
+    graph = networkx.read_graphml(circuit.save(tmp_path / "circuit.graphml"))
+    assert len(graph.edges) == 20 and "readout" in graph
+    edge = circuit.edges[0]
+    data = graph.edges[str(edge.sender), str(edge.receiver)]
+    assert data["contribution"] == pytest.approx(edge.contribution)
+
+
+def test_graphml_says_what_is_missing(
+    scores: Scores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "networkx", None)
+    with pytest.raises(ImportError, match="pip install networkx"):
+        scores.top(3).save(tmp_path / "circuit.graphml")
+
+
+def test_comparison(scores: Scores) -> None:
+    first, second = scores.top(20), scores.greedy(20)
+    found = compare(first, second, names=("top", "greedy"))
+    assert len(found.shared) + len(found.lost) == 20
+    assert len(found.shared) + len(found.new) == 20
+    assert first.compare(first).overlap == 1 and not first.compare(first).new
+    frame = found.to_frame()
+    assert list(frame["circuit"]) == ["top"] * 20 + ["greedy"] * 20
+    assert int(frame["shared"].sum()) == 2 * len(found.shared)
+    assert f"{len(found.lost)} only top" in repr(found)
+    with pytest.raises(ValueError, match="circuits of one metric"):
+        first.compare(dataclasses.replace(second, metric="another"))
+
+
+def test_nodes_have_places_of_their_own(scores: Scores) -> None:
+    circuit = scores.greedy(60)
+    places = place_nodes(list(circuit.nodes), circuit.readout, [e.ends for e in circuit.edges])
+    assert len(set(places.at.values())) == len(circuit.nodes) + 1
+    for edge in circuit.edges:
+        assert places.at[edge.sender][1] < places.at[edge.receiver][1]
+    heights = [places.at[node][1] for node in sorted(circuit.nodes) if node.kind == "mlp"]
+    assert heights == sorted(heights)
+
+
+def test_views_hold_no_script(runs: Runs, scores: Scores) -> None:
+    circuit = dataclasses.replace(scores.greedy(8), metric="<script>alert(1)</script>")
+    shown = circuit._repr_mimebundle_()
+    assert set(shown) == {"text/plain", "text/html", "image/png"}
+    assert "<script" not in shown["text/html"]
+    found = curves(runs, [scores.greedy(4), scores.greedy(8)], controls=1, resamples=20)
+    assert len(found.plot().axes) == 2
+    assert found.to_frame().shape == (2, 14)
+
+
+def test_means_take_the_place_of_parts(random_organism: Adapter, pair_of: Any) -> None:
+    batch, reference = pair_of()[0], pair_of(3)[1]
+    runs = record_runs(random_organism, batch, reference, metric=METRIC, fill="mean")
+    with random_organism.trace(reference):
+        out = random_organism.mlp_out[1].save()
+    mean = out[reference.prompt_mask].mean(dim=0)
+    handle = random_organism.hook("mlp_out", 1, lambda value: mean.expand_as(value))
+    try:
+        logits = random_organism(batch).logits[:, -1].double()
+    finally:
+        handle.remove()
+    wanted = logits[:, 7] - logits[:, 20]
+    torch.testing.assert_close(runs.ablated([Node(1, "mlp")]), wanted, atol=1e-4, rtol=0)
+
+
+def test_names() -> None:
+    for node in (
+        Node(3, "head", 1),
+        Node(-1, "embed", "image"),
+        Node(2, "mlp"),
+        Node(4, "readout"),
+    ):
+        assert named(str(node), 4) == node
+    with pytest.raises(ValueError, match="no node is called"):
+        named("nose 3", 4)
+
+
+@pytest.mark.usefixtures("as_users_run_it")
+def test_refusals(random_organism: Adapter, runs: Runs, scores: Scores, pair_of: Any) -> None:
+    batch, reference = pair_of()
+    with pytest.raises(ValueError, match="row i belongs to row i"):
+        record_runs(random_organism, batch, pair_of(1)[0], metric=METRIC)
+    with pytest.raises(ValueError, match="fill is"):
+        record_runs(random_organism, batch, reference, metric=METRIC, fill="zero")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="overlap"):
+        record_runs(random_organism, batch, reference, metric=METRIC, positions=["last", -1])
+    with pytest.raises(ValueError, match="no head 99"):
+        runs.ablated([Node(99, "head", 0)])
+    with pytest.raises(ValueError, match="steps is -1"):
+        score_edges(runs, steps=-1)
+    with pytest.raises(ValueError, match="at least one edge"):
+        scores.top(0)
+    same = record_runs(random_organism, batch, batch, metric=METRIC)
+    with pytest.raises(ValueError, match="nothing that a circuit could explain"):
+        curves(same, [scores.greedy(2)])
