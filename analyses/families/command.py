@@ -5,6 +5,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import torch
+
 from analyses.families.table import as_markdown, as_text
 from analyses.families.verify import Verified, as_json, counted, verify
 from model_adapters.tiny import builders
@@ -26,6 +28,8 @@ def main(argv: Sequence[str]) -> int:
     if unknown:
         raise ValueError(f"no tiny model {unknown[0]!r}; there are {', '.join(sorted(known))}")
     wanted = {name: known[name] for name in options.names or known}
+    # Tiny matrices gain nothing from more, and lose much beside other work.
+    torch.set_num_threads(1)
     rows = []
     for number, (name, build) in enumerate(wanted.items(), 1):
         _progress(f"[{number}/{len(wanted)}] {name}")
