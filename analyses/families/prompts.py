@@ -1,6 +1,5 @@
 """Short random prompts for a family: text, and every medium it takes in two sizes."""
 
-import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,7 +18,6 @@ class Prompts:
         self.kinds: tuple[Kind, ...] = tuple(medium.kind for medium in adapter.family.media)
         self.word = plain_tokens(adapter.module.config, adapter.family)[3]
 
-    @functools.cache  # noqa: B019 - lives as long as the checks of one model
     def _example(self, kind: Kind | None, size: int) -> Encoding:
         kinds = () if kind is None else (kind,)
         return example(self.adapter.module, self.adapter.family, kinds, size=size, seed=size)
