@@ -319,6 +319,7 @@ def test_a_model_under_an_installed_graph_is_refused(shallow: Adapter) -> None:
         select_direction(shallow, **ITEMS, refusal_tokens=[30], filter_items=False)
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_inside_a_pass_leaves_no_hook(shallow: Adapter) -> None:
     hooks = [(m._forward_hooks, m._forward_pre_hooks) for m in shallow.module.modules()]
     handle = shallow.module.register_forward_pre_hook(lambda *_: signal.raise_signal(signal.SIGINT))

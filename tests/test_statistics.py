@@ -106,6 +106,7 @@ def test_states_that_are_refused_leave_everything_as_it_was() -> None:
         assert torch.equal(value, before[name])
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_an_interrupt_waits_for_the_end_of_what_must_be_whole() -> None:
     done = []
     with pytest.raises(KeyboardInterrupt), whole():
@@ -116,6 +117,7 @@ def test_an_interrupt_waits_for_the_end_of_what_must_be_whole() -> None:
         signal.raise_signal(signal.SIGINT)
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_an_interrupt_is_not_lost_where_the_block_fails() -> None:
     with pytest.raises(KeyboardInterrupt) as raised, whole():
         signal.raise_signal(signal.SIGINT)
