@@ -1,7 +1,10 @@
 """Activation patching and its approximations, on any site of any model, within and across media."""
 
+from analyses.patching.agreement import Agreement
 from analyses.patching.align import Pair, PerItem, Policy, Selector
+from analyses.patching.axes import Axis
 from analyses.patching.cells import windows
+from analyses.patching.comparison import compare
 from analyses.patching.gradient import agreement, attribution_sweep
 from analyses.patching.metrics import (
     Coordinate,
@@ -11,7 +14,7 @@ from analyses.patching.metrics import (
     LogOdds,
     Metric,
 )
-from analyses.patching.result import Agreement, Axis, PatchResult
+from analyses.patching.result import PatchResult
 from analyses.patching.running import SweepInterrupted
 from analyses.patching.setup import CleanRun, remember
 from analyses.patching.sweep import patch_sweep
@@ -34,6 +37,7 @@ __all__ = [
     "SweepInterrupted",
     "agreement",
     "attribution_sweep",
+    "compare",
     "patch_sweep",
     "remember",
     "windows",

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from analyses.patching.align import Alignment, Pair, Selector, every_position, label_of
+from analyses.patching.axes import Axis
 from analyses.patching.recorded import Change
-from analyses.patching.result import Axis
 from model_adapters import Adapter, Batch
 from model_adapters.hooks import find_site
 
@@ -67,7 +67,7 @@ class Grid:
     def axes(self) -> tuple[Axis, ...]:
         """Axes of the result."""
         layers = ("embed",) if self.site == "embed" else tuple(map(_window, self.windows))
-        axes = [Axis("layer", layers), Axis("position", tuple(map(label_of, self.positions)))]
+        axes = [Axis("layer", layers), Axis("position", _distinct(map(label_of, self.positions)))]
         if self.heads != (None,):
             axes.append(Axis("head", tuple(map(str, self.heads))))
         return tuple(axes)
@@ -82,11 +82,25 @@ class Grid:
             yield Cell(index, window, position, head)
 
 
+def _distinct(labels: Iterable[str]) -> tuple[str, ...]:
+    """Labels with a number behind those that stood before."""
+    found: list[str] = []
+    counts: dict[str, int] = {}
+    for label in labels:
+        counts[label] = counts.get(label, 0) + 1
+        found.append(label if counts[label] == 1 else f"{label} #{counts[label]}")
+    return tuple(found)
+
+
 def windows(layers: Iterable[int], width: int, *, step: int = 1) -> list[tuple[int, ...]]:
     """Runs of `width` layers, each `step` behind the one before, for the `layers` of a sweep.
 
     Raises:
         ValueError: when no window fits.
+
+    >>> from analyses.patching import windows
+    >>> windows(range(5), 3, step=2)
+    [(0, 1, 2), (2, 3, 4)]
     """
     listed = list(layers)
     found = [tuple(listed[i : i + width]) for i in range(0, len(listed) - width + 1, step)]

@@ -8,15 +8,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from analyses.patching import statistics
+from analyses.patching.agreement import Agreement
 from analyses.patching.align import Policy
 from analyses.patching.budget import Budget
 from analyses.patching.cells import Cell, Heads, Layers, Positions
+from analyses.patching.measured import Mode
 from analyses.patching.recorded import Change
-from analyses.patching.result import Agreement, Mode, PatchResult
+from analyses.patching.result import PatchResult
 from analyses.patching.resumed import Resumed
 from analyses.patching.running import empty_result, run_cells
-from analyses.patching.setup import CleanRun, Metrics, Setup, set_up
+from analyses.patching.setup import MEMORY, Asked, CleanRun, Metrics, Setup, set_up
 from analyses.patching.whole import Whole
 from model_adapters import Adapter, Batch
 from model_adapters.tracer import lock_of
@@ -36,7 +37,7 @@ def attribution_sweep(
     align: Policy = "same",
     steps: int = 0,
     check: int = 0,
-    memory: int = 2 * 2**30,
+    memory: int = MEMORY,
     seed: int = 0,
 ) -> PatchResult:
     """What patching each cell would do, to first order: gradient times difference of states.
@@ -66,21 +67,11 @@ def attribution_sweep(
         ValueError: as `patch_sweep`; also for overlapping positions or windows with `steps`.
     """
     method = "integrated gradients" if steps else "gradient"
+    asked = Asked(site, layers, positions, heads, metric, mode, align)
     with lock_of(adapter.module):
         with torch.no_grad():
             setup = set_up(
-                adapter,
-                corrupted,
-                clean,
-                site=site,
-                layers=layers,
-                positions=positions,
-                heads=heads,
-                metric=metric,
-                mode=mode,
-                policy=align,
-                method=method,
-                calls=bool(steps or check),
+                adapter, corrupted, clean, asked, method=method, calls=bool(steps or check)
             )
         if steps:
             _check_paths(setup)
@@ -95,19 +86,15 @@ def attribution_sweep(
 
 
 def agreement(exact: PatchResult, approximate: PatchResult) -> Agreement:
-    """How well two results over the same cells agree, on the cells that both have.
+    """How well approximate effects agree with exact ones, on the cells that both have.
 
     Raises:
         ValueError: for results over other cells or items.
     """
     if exact.axes != approximate.axes or exact.raw.shape != approximate.raw.shape:
         raise ValueError("the results are over different cells or items; there is no agreement")
-    ours, theirs = (one.change.mean(dim=0).flatten() for one in (exact, approximate))
-    both = ours.isfinite() & theirs.isfinite()
-    ours, theirs = ours[both], theirs[both]
-    gap = float((exact.clean - exact.corrupted).mean().abs())
-    largest = float((ours - theirs).abs().max()) / gap if len(ours) and gap else float("nan")
-    return Agreement(statistics.spearman(ours, theirs), largest, len(ours))
+    ours, theirs = (one.change.mean(dim=0) for one in (exact, approximate))
+    return Agreement.of(ours, theirs, float((exact.clean - exact.corrupted).mean()))
 
 
 def _attributed(setup: Setup, gradients: dict[int, Tensor], method: str, seed: int) -> PatchResult:

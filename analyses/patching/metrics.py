@@ -23,7 +23,15 @@ class Metric(ABC):
     @property
     @abstractmethod
     def name(self) -> str:
-        """What it is called in tables; equal for equal metrics."""
+        """What it is called in files; equal for equal metrics."""
+
+    def named(self, token: Callable[[int], str]) -> str:
+        """What it is called in pictures.
+
+        Args:
+            token: the text of a token id.
+        """
+        return self.name
 
     @property
     def place(self) -> tuple[str, int] | None:
@@ -58,7 +66,11 @@ class LogitDifference(Metric):
     @property
     def name(self) -> str:
         """See `Metric`."""
-        return f"logit difference {_ids(self.right)} - {_ids(self.wrong)}"
+        return self.named(str)
+
+    def named(self, token: Callable[[int], str]) -> str:
+        """See `Metric`."""
+        return f"logit difference {_texts(self.right, token)} - {_texts(self.wrong, token)}"
 
     @property
     def tokens(self) -> tuple[int, ...]:
@@ -102,8 +114,12 @@ class LogOdds(Metric):
     @property
     def name(self) -> str:
         """See `Metric`."""
-        other = "the rest" if self.against is None else _ids(self.against)
-        return f"log-odds {_ids(self.chosen)} against {other}"
+        return self.named(str)
+
+    def named(self, token: Callable[[int], str]) -> str:
+        """See `Metric`."""
+        other = "the rest" if self.against is None else _texts(self.against, token)
+        return f"log-odds {_texts(self.chosen, token)} against {other}"
 
     @property
     def tokens(self) -> tuple[int, ...] | None:
@@ -201,5 +217,5 @@ def _tuple(given: int | tuple[int, ...]) -> tuple[int, ...]:
     return given if isinstance(given, tuple) else (given,)
 
 
-def _ids(given: int | tuple[int, ...]) -> str:
-    return "/".join(map(str, _tuple(given)))
+def _texts(given: int | tuple[int, ...], token: Callable[[int], str]) -> str:
+    return "/".join(map(token, _tuple(given)))

@@ -12,6 +12,7 @@ from analyses.patching.metrics import Metric
 from model_adapters import Adapter, Batch
 from model_adapters.resume_probe import first_positional, is_cache
 from model_adapters.stand_down import standing_down
+from regap_interp.views.text import visible
 
 Change = Callable[[int, Tensor], Tensor | None]
 """Gets the layer and the value of the site there; returns a replacement or None."""
@@ -27,6 +28,14 @@ class Reader:
 
     adapter: Adapter
     metric: Metric
+
+    @property
+    def name(self) -> str:
+        """The metric in words, tokens as they read where a tokenizer is known."""
+        tokenizer = self.adapter.tokenizer
+        if tokenizer is None:
+            return self.metric.name
+        return self.metric.named(lambda token: visible(tokenizer.decode([token]), 20))
 
     @property
     def place(self) -> tuple[str, int | None]:

@@ -1,137 +1,50 @@
-"""What a sweep measured: every cell of every item, with baselines and statistics on top."""
+"""Results of sweeps: tables, pictures and files of what was measured."""
 
 import dataclasses
 import itertools
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from jaxtyping import Float
 from torch import Tensor
 
-from analyses.patching import statistics
+from analyses.patching.agreement import Agreement
+from analyses.patching.axes import Axis
+from analyses.patching.drawing import Drawn, EffectsView, no_interval, picture
+from analyses.patching.measured import Measured
 from regap_interp.artefact.errors import ArtefactError
 from regap_interp.artefact.files import read_tensors, write_tensors
+from regap_interp.views import About, Compared, HeatMap, Shown
+from regap_interp.views.about import words
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    from pandas import DataFrame
 
-Mode = Literal["denoise", "noise"]
-_FORMAT = "patching 1"
+_FORMAT = "patching 2"
 _THEIR_NAMES = {"layer": "layer", "position": "pos", "head": "head_index"}
 
 
-@dataclass(frozen=True)
-class Axis:
-    """One axis of a grid of cells."""
+@dataclass(frozen=True, eq=False, repr=False)
+class PatchResult(Measured, Shown):
+    """What a sweep measured, as a table, a picture and a file."""
 
-    name: Literal["layer", "position", "head"]
-    labels: tuple[str, ...]
-    """Of its places, in order."""
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """How well an approximation agrees with patches that were really made."""
-
-    spearman: float
-    """Rank correlation of the changes of the metric, cell by cell; NaN if either is constant."""
-    largest: float
-    """Largest difference between the two, in units of clean minus corrupted."""
-    n: int
-    """Cells compared."""
-
-
-@dataclass(frozen=True, eq=False)
-class PatchResult:
-    """The metric of every patched run. Cells that have not been run are NaN."""
-
-    raw: Float[Tensor, "item *cell"]
-    """The metric of the patched runs, float64."""
-    axes: tuple[Axis, ...]
-    """Of the cells: layer (or window of layers), position and, where heads were asked for, head."""
-    corrupted: Float[Tensor, "item"]
-    """The metric of the corrupted runs, nothing patched."""
-    clean: Float[Tensor, "item"]
-    """The metric of the clean runs."""
-    site: str
-    metric: str
-    """What it is called."""
-    mode: Mode
-    """"denoise": clean states into corrupted runs; "noise": the other way round."""
-    method: Literal["exact", "gradient", "integrated gradients"]
-    model: str
-    """A name for reports."""
-    recipe: str
-    """sha256 over everything that the numbers depend on."""
-    seed: int = 0
-    """Of all draws: resamples, permutations, samples of cells."""
-    passes: Mapping[str, int] = field(default_factory=dict)
-    """How many cells of items were had "resumed", by "whole" passes, and "unchanged": what the
-    patch puts in is there already, or it comes behind the place where the metric is read."""
-    notes: tuple[str, ...] = ()
-    """What made the sweep slower than it can be."""
-    agreement: Agreement | None = None
-    """Of an approximation with real patches."""
-
-    @property
-    def n(self) -> int:
-        """Items, that is pairs of runs."""
-        return len(self.raw)
-
-    @property
-    def base(self) -> Float[Tensor, "item"]:
-        """The metric of the runs that were patched, before."""
-        return self.corrupted if self.mode == "denoise" else self.clean
-
-    @property
-    def complete(self) -> bool:
-        """Whether every cell of every item has been run."""
-        return not bool(self.raw.isnan().any())
-
-    @property
-    def change(self) -> Float[Tensor, "item *cell"]:
-        """By how much each patch moves the metric."""
-        return self.raw - statistics.beside(self.base, self.raw)
-
-    @property
-    def values(self) -> Float[Tensor, "*cell"]:
-        """Normalised effect over all items: 0 as in the corrupted runs, 1 as in the clean ones.
-
-        It is a ratio of means, so items that hardly differ do not blow it up; NaN where the runs
-        do not differ.
-        """
-        return statistics.recovered(self.raw, self.corrupted, self.clean)
-
-    def interval(
-        self, *, confidence: float = 0.95, resamples: int = 1000
-    ) -> tuple[Float[Tensor, "*cell"], Float[Tensor, "*cell"]]:
-        """Both ends of a percentile interval of `values` that resamples items.
-
-        Raises:
-            ValueError: for fewer than two items.
-        """
-        return statistics.bootstrap(
-            self.raw, self.corrupted, self.clean, resamples, confidence, self.seed
-        )
-
-    def p_values(
-        self, *, permutations: int = 4096, corrected: bool = False
-    ) -> Float[Tensor, "*cell"]:
-        """Two-sided p-values of each cell's mean change, by flipping the signs of items' changes.
-
-        With n items none is below `2 / 2**n`.
-
-        Args:
-            permutations: draws; all of them are made if there are no more.
-            corrected: for all cells together, by the largest mean of each draw.
-
-        Raises:
-            ValueError: for fewer than two items.
-        """
-        return statistics.sign_flips(self.change, permutations, corrected, self.seed)
+    def __repr__(self) -> str:
+        """One line."""
+        shape = " x ".join(f"{len(axis.labels)} {axis.name}" for axis in self.axes) or "one cell"
+        missing = int(self.raw.isnan().sum())
+        parts = [
+            self.what,
+            *self.part,
+            shape,
+            f"n={self.n}",
+            f"{self.metric}: {self.corrupted.mean():.3f} corrupted, {self.clean.mean():.3f} clean",
+        ]
+        if missing:
+            parts.append(f"{missing} cells missing")
+        if self.agreement is not None:
+            parts.append(str(self.agreement))
+        return f"<PatchResult {', '.join(parts)}>"
 
     def at(self, **labels: str | int) -> "PatchResult":
         """The part with one label of some axes, such as `at(position="last")`.
@@ -149,50 +62,30 @@ class PatchResult:
                 raise ValueError(f"no {name} {label!r}; they are {', '.join(known)}")
             kept[names.index(name)] = known.index(str(label))
         axes = tuple(axis for axis in self.axes if axis.name not in labels)
-        return dataclasses.replace(self, raw=self.raw[(slice(None), *kept)], axes=axes)
-
-    def __repr__(self) -> str:
-        """One line."""
-        shape = " x ".join(f"{len(axis.labels)} {axis.name}" for axis in self.axes) or "one cell"
-        missing = int(self.raw.isnan().sum())
-        parts = [
-            f"{self.method} {self.mode} of {self.site}",
-            shape,
-            f"n={self.n}",
-            f"{self.metric}: {self.corrupted.mean():.3f} corrupted, {self.clean.mean():.3f} clean",
-        ]
-        if missing:
-            parts.append(f"{missing} cells missing")
-        if self.agreement is not None:
-            parts.append(
-                f"Spearman {self.agreement.spearman:.2f} with {self.agreement.n} real patches"
-            )
-        return f"<PatchResult {', '.join(parts)}>"
+        part = (*self.part, *(f"{name} {label}" for name, label in labels.items()))
+        return dataclasses.replace(self, raw=self.raw[(slice(None), *kept)], axes=axes, part=part)
 
     def rows(self) -> list[dict[str, Any]]:
         """One row for each cell and item: labels, item, metric and change."""
         change = self.change
-        found = []
-        for place in itertools.product(*(range(len(axis.labels)) for axis in self.axes)):
-            named: dict[str, Any] = {
-                axis.name: axis.labels[i] for axis, i in zip(self.axes, place, strict=True)
+        return [
+            {
+                **named,
+                "item": item,
+                "metric": float(self.raw[(item, *place)]),
+                "change": float(change[(item, *place)]),
+                "corrupted": float(self.corrupted[item]),
+                "clean": float(self.clean[item]),
             }
-            for item in range(self.n):
-                where = (item, *place)
-                found.append(
-                    {
-                        **named,
-                        "item": item,
-                        "metric": float(self.raw[where]),
-                        "change": float(change[where]),
-                        "corrupted": float(self.corrupted[item]),
-                        "clean": float(self.clean[item]),
-                    }
-                )
-        return found
+            for place, named in self._places()
+            for item in range(self.n)
+        ]
 
-    def to_frame(self) -> Any:
-        """`rows` as a pandas DataFrame.
+    def to_frame(self) -> "DataFrame":
+        """One row for each cell: labels, normalised effect with its 95 % interval, mean change in
+        units of the metric, p-values (each cell's own, and corrected for all), and items.
+
+        Intervals and p-values are NaN for one item. `rows` has the items one by one.
 
         Raises:
             ImportError: pandas is not installed.
@@ -200,10 +93,79 @@ class PatchResult:
         try:
             import pandas
         except ImportError as error:
-            raise ImportError("to_frame needs pandas: pip install pandas; rows() does not") from (
-                error
-            )
-        return pandas.DataFrame(self.rows())
+            raise ImportError(
+                "to_frame needs pandas: pip install 'regap-interp[views]'; rows() does not"
+            ) from error
+        low, high = self._interval()
+        nothing = no_interval(self.values)[0]
+        several = self.n > 1
+        columns = {
+            "effect": self.values,
+            "low": low,
+            "high": high,
+            "change": self.change.mean(dim=0),
+            "p": self.p_values() if several else nothing,
+            "p_corrected": self.p_values(corrected=True) if several else nothing,
+        }
+        rows = [
+            {**named, **{name: float(one[place]) for name, one in columns.items()}, "n": self.n}
+            for place, named in self._places()
+        ]
+        frame: DataFrame = pandas.DataFrame(rows)
+        return frame
+
+    def _places(self) -> list[tuple[tuple[int, ...], dict[str, str]]]:
+        """Every cell, with labels and, where they are known, tokens."""
+        found = []
+        for place in itertools.product(*(range(len(axis.labels)) for axis in self.axes)):
+            named: dict[str, str] = {}
+            for axis, i in zip(self.axes, place, strict=True):
+                named[axis.name] = axis.labels[i]
+                if axis.tokens:
+                    named["token"] = axis.tokens[i]
+            found.append((place, named))
+        return found
+
+    def _interval(self) -> tuple[Tensor, Tensor]:
+        return self.interval() if self.n > 1 else no_interval(self.values)
+
+    def drawn(self) -> Drawn:
+        """What pictures are made of."""
+        single = (f"{a.name} {a.names()[0]}" for a in self.axes if len(a.labels) == 1)
+        parts = [
+            self.what,
+            *self.part,
+            *single,
+            words(self.metric, 60),
+        ]
+        if self.agreement is not None:
+            parts.append(str(self.agreement))
+        ends = float(self.corrupted.mean()), float(self.clean.mean())
+        return Drawn(self.axes, self.values, self._interval, self.n, tuple(parts), ends)
+
+    @property
+    def what(self) -> str:
+        """What was patched, and how, in a few words."""
+        return f"{self.method} {self.mode} of {self.site}"
+
+    def view(self, title: str = "") -> HeatMap | Compared | EffectsView:
+        """The normalised effects: a map over two axes, points with 95 % intervals over one; of
+        three axes one map for each place of the shortest. Axes of one place do not count.
+
+        Raises:
+            ValueError: too many maps; choose a part by `at`.
+        """
+        drawn = self.drawn()
+        ends = f"{drawn.ends[0]:.3g} corrupted, {drawn.ends[1]:.3g} clean"
+        about = About(self.model, self.n, self.seed, " \u00b7 ".join([*drawn.parts, ends]))
+        return picture(drawn, title, about)
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+        """The view; in words only where there is too much for a picture."""
+        try:
+            return super()._repr_mimebundle_(include, exclude)
+        except ValueError as error:
+            return {"text/plain": f"{self!r}\n{error}"}
 
     def to_transformer_lens(self) -> Any:
         """The same as TransformerLens's `PatchingResult`; its positions are numbers of places.
@@ -229,37 +191,35 @@ class PatchResult:
             baseline=self.base,
         )
 
-    def plot(self, ax: "Axes | None" = None) -> "Axes":
-        """Draw `values`: a map over two axes, or a line over one; a new figure if `ax` is None.
-
-        Raises:
-            ImportError: matplotlib is not installed.
-            ValueError: when more than two axes have several labels.
-        """
-        from analyses.patching.drawing import draw
-
-        return draw(self, ax)
-
-    def save(self, path: str | Path) -> None:
-        """Write one safetensors file, cells that were not run included.
+    def save(self, path: str | Path) -> Path:
+        """Write to a file: `.safetensors` (everything, read again by `load`), `.csv` (`to_frame`),
+        or what views write.
 
         Raises:
             ArtefactError: there is no such folder.
+            ValueError: the file has another suffix.
         """
-        tensors = {name: getattr(self, name) for name in ("raw", "corrupted", "clean")}
-        about = {name: getattr(self, name) for name in _PLAIN}
-        write_tensors(
-            path,
-            tensors,
-            {
-                **about,
-                "format": _FORMAT,
-                "axes": [[axis.name, list(axis.labels)] for axis in self.axes],
-                "passes": dict(self.passes),
-                "notes": list(self.notes),
-                "agreement": self.agreement and _written(self.agreement),
-            },
-        )
+        path = Path(path)
+        match path.suffix.lower():
+            case ".safetensors":
+                tensors = {name: getattr(self, name) for name in ("raw", "corrupted", "clean")}
+                write_tensors(path, tensors, self._plain())
+            case ".csv":
+                self.to_frame().to_csv(path, index=False)
+            case _:
+                return self.view().save(path)
+        return path
+
+    def _plain(self) -> dict[str, Any]:
+        return {
+            **{name: getattr(self, name) for name in _PLAIN},
+            "format": _FORMAT,
+            "axes": [[axis.name, list(axis.labels), list(axis.tokens)] for axis in self.axes],
+            "passes": dict(self.passes),
+            "notes": list(self.notes),
+            "part": list(self.part),
+            "agreement": self.agreement and self.agreement.plain(),
+        }
 
     @staticmethod
     def load(path: str | Path) -> "PatchResult":
@@ -281,7 +241,7 @@ _PLAIN = ("site", "metric", "mode", "method", "model", "recipe", "seed")
 
 
 def _loaded(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> PatchResult:
-    axes = tuple(Axis(name, tuple(labels)) for name, labels in about["axes"])
+    axes = tuple(Axis(name, tuple(labels), tuple(tokens)) for name, labels, tokens in about["axes"])
     shape = (len(tensors["clean"]), *(len(axis.labels) for axis in axes))
     if tensors["raw"].shape != shape or tensors["corrupted"].shape != shape[:1]:
         raise ValueError(f"its values have shape {tuple(tensors['raw'].shape)}, not {shape}")
@@ -295,18 +255,6 @@ def _loaded(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> PatchRes
         **plain,
         passes=dict(about["passes"]),
         notes=tuple(about["notes"]),
-        agreement=None if agreement is None else _read(agreement),
+        part=tuple(about["part"]),
+        agreement=None if agreement is None else Agreement.read(agreement),
     )
-
-
-def _written(agreement: Agreement) -> dict[str, Any]:
-    """Files hold no NaN outside tensors."""
-    found = dataclasses.asdict(agreement)
-    return {name: None if value != value else value for name, value in found.items()}
-
-
-def _read(found: Mapping[str, Any]) -> Agreement:
-    spearman, largest = (
-        math.nan if found[name] is None else float(found[name]) for name in ("spearman", "largest")
-    )
-    return Agreement(spearman, largest, int(found["n"]))

@@ -57,15 +57,15 @@ def empty_result(setup: Setup, method: str, seed: int) -> PatchResult:
     grid = setup.grid
     return PatchResult(
         raw=torch.full(
-            (setup.items, *(len(axis.labels) for axis in grid.axes)),
+            (setup.items, *(len(axis.labels) for axis in setup.axes)),
             torch.nan,
             dtype=torch.float64,
         ),
-        axes=grid.axes,
+        axes=setup.axes,
         corrupted=setup.corrupted,
         clean=setup.clean,
         site=grid.site,
-        metric=setup.reader.metric.name,
+        metric=setup.reader.name,
         mode=setup.mode,
         method=method,  # type: ignore[arg-type]
         model=setup.adapter.model_id,

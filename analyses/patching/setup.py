@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 import torch
@@ -11,10 +11,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from analyses.patching.align import Alignment, Policy, align
+from analyses.patching.axes import Axis
 from analyses.patching.cells import Grid, Heads, Layers, Material, Positions, make_grid
+from analyses.patching.measured import Mode
 from analyses.patching.metrics import Coordinate, Metric, as_metric
 from analyses.patching.recorded import Reader, Recorded, record
-from analyses.patching.result import Mode
 from model_adapters import Adapter, Batch
 
 
@@ -29,6 +30,8 @@ class CleanRun:
 
 
 Metrics = Metric | Callable[[Tensor], Any]
+MEMORY = 2 * 2**30
+"""Bytes that a sweep may use beside the model, if nothing is said."""
 
 
 @torch.no_grad()
@@ -57,6 +60,35 @@ def remember(
 
 
 @dataclass(frozen=True, eq=False)
+class Asked:
+    """What exact and approximate sweeps are asked for; see `patch_sweep`."""
+
+    site: str
+    layers: Layers | None
+    positions: Positions
+    heads: Heads
+    metric: Metrics
+    mode: Mode
+    policy: Policy
+
+    def __post_init__(self) -> None:
+        """Refuse a mode that there is not."""
+        if self.mode not in get_args(Mode):
+            raise ValueError(f'mode is {self.mode!r}; it is "denoise" or "noise"')
+
+    def grid(self, adapter: Adapter, target: Batch) -> Grid:
+        """Its cells."""
+        return make_grid(
+            adapter,
+            target,
+            site=self.site,
+            layers=self.layers,
+            positions=self.positions,
+            heads=self.heads,
+        )
+
+
+@dataclass(frozen=True, eq=False)
 class Setup:
     """What exact and approximate sweeps share."""
 
@@ -82,6 +114,32 @@ class Setup:
         """The metric of the runs that are patched, before."""
         return self.corrupted if self.mode == "denoise" else self.clean
 
+    @property
+    def axes(self) -> tuple[Axis, ...]:
+        """Axes of the result, positions with their tokens."""
+        tokens = self._tokens()
+        return tuple(
+            replace(axis, tokens=tokens) if axis.name == "position" else axis
+            for axis in self.grid.axes
+        )
+
+    def _tokens(self) -> tuple[str, ...]:
+        """See `Axis.tokens`."""
+        tokenizer, batch = self.adapter.tokenizer, self.base.batch
+        if tokenizer is None:
+            return ()
+        found = []
+        for of_position in zip(*self.material.alignments, strict=True):
+            places = [one.targets.tolist() for one in of_position]
+            ids = {
+                int(batch.inputs["input_ids"][row, at])
+                for row, of_item in enumerate(places)
+                for at in of_item
+            }
+            single = len(ids) == 1 and all(len(of_item) == 1 for of_item in places)
+            found.append(tokenizer.decode(list(ids)) if single else "")
+        return tuple(found)
+
     def measured(self, read: Tensor, items: Sequence[int]) -> Float[Tensor, "row"]:
         """The metric of states where it is read, on the CPU unless gradients are wanted."""
         found = self.reader.metric.of(self.reader.seen(read), items, self.seen_clean)
@@ -92,14 +150,8 @@ def set_up(
     adapter: Adapter,
     corrupted: Batch,
     clean: Batch | CleanRun,
+    asked: Asked,
     *,
-    site: str,
-    layers: Layers | None,
-    positions: Positions,
-    heads: Heads,
-    metric: Metrics,
-    mode: Mode,
-    policy: Policy,
     method: str,
     calls: bool,
 ) -> Setup:
@@ -108,8 +160,7 @@ def set_up(
     Raises:
         ValueError: for what cannot be patched, or runs that cannot be aligned.
     """
-    if mode not in get_args(Mode):
-        raise ValueError(f'mode is {mode!r}; it is "denoise" or "noise"')
+    mode, policy = asked.mode, asked.policy
     clean_batch = clean.recorded.batch if isinstance(clean, CleanRun) else clean
     if len(corrupted) != len(clean_batch):
         raise ValueError(
@@ -119,8 +170,7 @@ def set_up(
     target, other = (corrupted, clean) if mode == "denoise" else (clean, corrupted)
     if isinstance(target, CleanRun):
         raise ValueError('with mode="noise" the clean run is patched: give its batch instead')
-    grid = make_grid(adapter, target, site=site, layers=layers, positions=positions, heads=heads)
-    reader = Reader(adapter, as_metric(metric))
+    grid, reader = asked.grid(adapter, target), Reader(adapter, as_metric(asked.metric))
     _check_place(adapter, reader)
     other_batch = other.recorded.batch if isinstance(other, CleanRun) else other
     alignments = [
@@ -138,7 +188,7 @@ def set_up(
     values = [reader.metric.of(one, items, seen[1]).double().cpu() for one in seen]
     if not all(bool(one.isfinite().all()) for one in values):
         raise ValueError(f"the metric {reader.metric.name} is not finite on the unpatched runs")
-    what = [method, site, grid.axes, mode, policy, reader.metric.name, adapter.fingerprint]
+    what = [method, grid.site, grid.axes, mode, policy, reader.metric.name, adapter.fingerprint]
     return Setup(
         adapter,
         grid,

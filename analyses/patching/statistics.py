@@ -44,7 +44,7 @@ def bootstrap(
     weights = torch.zeros(resamples, count, dtype=torch.float64)
     weights.scatter_add_(1, drawn, torch.ones_like(drawn, dtype=torch.float64))
     gaps = weights @ (clean - corrupted)
-    moved = (raw - beside(corrupted, raw)).flatten(1)
+    moved = (raw - beside(corrupted, raw)).reshape(count, -1)
     ends = []
     for some in moved.split(max(_ONCE // resamples, 1), dim=1):
         ratios = (weights @ some) / gaps[:, None]
@@ -58,7 +58,7 @@ def sign_flips(
 ) -> Float[Tensor, "*cell"]:
     """Share of sign flips of whole items whose mean change is at least as large as the real one."""
     count = _several(change, "a p-value")
-    flat = change.flatten(1)
+    flat = change.reshape(count, -1)
     every = 2**count <= permutations
     if every:
         signs = torch.tensor(list(itertools.product((1.0, -1.0), repeat=count)))

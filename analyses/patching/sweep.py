@@ -7,9 +7,10 @@ import torch
 
 from analyses.patching.align import Policy
 from analyses.patching.cells import Heads, Layers, Positions
-from analyses.patching.result import Mode, PatchResult
+from analyses.patching.measured import Mode
+from analyses.patching.result import PatchResult
 from analyses.patching.running import Progress, empty_result, run_cells
-from analyses.patching.setup import CleanRun, Metrics, Setup, set_up
+from analyses.patching.setup import MEMORY, Asked, CleanRun, Metrics, Setup, set_up
 from model_adapters import Adapter, Batch
 from model_adapters.tracer import lock_of
 
@@ -27,7 +28,7 @@ def patch_sweep(
     heads: Heads = None,
     mode: Mode = "denoise",
     align: Policy = "same",
-    memory: int = 2 * 2**30,
+    memory: int = MEMORY,
     seed: int = 0,
     progress: Progress | bool = False,
     checkpoint: str | Path | None = None,
@@ -54,8 +55,8 @@ def patch_sweep(
         memory: bytes that the sweep may use beside the model, by estimate.
         seed: of the result's resamples.
         progress: called after every batch of cells; True draws a bar on standard error.
-        checkpoint: a file that finished cells are written to as the sweep goes. If it is there,
-            the sweep goes on from it.
+        checkpoint: a .safetensors file that finished cells are written to as the sweep goes. If
+            it is there, the sweep goes on from it.
         resume: finished cells of the same sweep.
 
     Raises:
@@ -63,21 +64,11 @@ def patch_sweep(
             is too little.
         SweepInterrupted: on Ctrl-C; it carries what is finished.
     """
+    if checkpoint is not None and Path(checkpoint).suffix.lower() != ".safetensors":
+        raise ValueError(f"checkpoint is {str(checkpoint)!r}; end the name in .safetensors")
+    asked = Asked(site, layers, positions, heads, metric, mode, align)
     with lock_of(adapter.module):
-        setup = set_up(
-            adapter,
-            corrupted,
-            clean,
-            site=site,
-            layers=layers,
-            positions=positions,
-            heads=heads,
-            metric=metric,
-            mode=mode,
-            policy=align,
-            method="exact",
-            calls=True,
-        )
+        setup = set_up(adapter, corrupted, clean, asked, method="exact", calls=True)
         done = _begun(setup, seed, checkpoint, resume)
         return run_cells(setup, memory, done, progress=progress, checkpoint=checkpoint)
 

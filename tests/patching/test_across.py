@@ -3,11 +3,14 @@
 from typing import Any
 
 import pytest
+import torch
 
-from analyses.patching import LogitDifference, Pair, patch_sweep
+import model_adapters
+from analyses.patching import LogitDifference, Pair, compare, patch_sweep
 from analyses.patching.align import align, label_of, resolve
 from model_adapters import Adapter, Batch
-from tests.adapters.conftest import picture_part, sound_part, user
+from model_adapters.organism.world import draw_samples
+from tests.adapters.conftest import clip_part, picture_part, sound_part, user
 from tests.patching.reference import patched_logits, states
 
 METRIC = LogitDifference(right=7, wrong=20)
@@ -23,6 +26,12 @@ def text(adapter: Adapter) -> Batch:
 def picture(adapter: Adapter) -> Batch:
     """The same with a picture in place of the third word."""
     return adapter.encode([user("w5 w6", picture_part(), "w8 w9")])
+
+
+@pytest.fixture(scope="module")
+def organism() -> Adapter:
+    """The trained one."""
+    return model_adapters.load("organism")
 
 
 def pairs(target: Batch, source: Batch, position: Any, policy: Any) -> list[tuple[int, list[int]]]:
@@ -96,11 +105,11 @@ def test_labels() -> None:
 
 
 @pytest.mark.parametrize("policy", ["mean", "repeat", "trim"])
-@pytest.mark.parametrize("medium", ["image", "audio"])
+@pytest.mark.parametrize("medium", ["image", "audio", "video"])
 def test_text_into_media_equals_plain_hooks(
     adapter: Adapter, text: Batch, medium: str, policy: Any
 ) -> None:
-    part = picture_part() if medium == "image" else sound_part()
+    part = {"image": picture_part, "audio": sound_part, "video": clip_part}[medium]()
     target = adapter.encode([user("w5 w6", part, "w8 w9")])
     position = Pair(medium, range(2, 4))
     result = patch_sweep(
@@ -127,3 +136,36 @@ def test_text_into_media_equals_plain_hooks(
         )
         wanted = float(logits[7] - logits[20])
         assert float(result.raw[0, layer, 0]) == pytest.approx(wanted, abs=1e-5)
+
+
+@pytest.mark.parametrize("setting", ["image", "audio", "video", "omni"])
+def test_text_brings_refusal_back_on_the_organism(organism: Adapter, setting: Any) -> None:
+    """What the word says stands at the medium's positions first, and at the last token later."""
+    drawn = draw_samples("report", setting, 16, seed=3, harmful=True, levels=(0.7, 1.0))
+    medium = "image" if setting == "omni" else setting
+    chosen = [one for one in drawn if one.messages[0]["content"][-1]["type"] == medium][:3]
+    media = organism.encode([one.messages for one in chosen])
+    texts = organism.encode([one.twin().messages for one in chosen])
+    lead = LogitDifference(
+        *(organism.tokenizer.convert_tokens_to_ids(word) for word in ("sorry", "gladly"))
+    )
+    result = patch_sweep(
+        organism,
+        media,
+        texts,
+        site="resid_post",
+        layers=[0, 9, 11],
+        positions=[Pair(medium, -4), "last"],
+        align="mean",
+        metric=lead,
+    )
+    assert (result.corrupted < 0).all() and (result.clean > 0).all()
+    assert result.metric == "logit difference sorry - gladly"
+    at_medium, at_last = result.values.T.tolist()
+    assert at_last[0] < 0.6 and at_last[1] > 0.85 and at_last[2] == pytest.approx(1, abs=1e-4)
+    assert at_medium[2] == pytest.approx(0, abs=1e-6)
+    # In omni requests the verb is heard, so the picture alone brings little back.
+    assert setting == "omni" or at_medium[0] > 0.08
+    assert torch.equal(result.raw[0, 2, 0], result.corrupted[0])
+    panels: Any = compare({setting: result, "again": result})
+    assert {one.colours.limit for one in panels.views} == {float(result.values.abs().max())}

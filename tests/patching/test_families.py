@@ -9,7 +9,7 @@ from torch import Tensor
 
 import model_adapters
 import regap_interp as ri
-from analyses.patching import LogitDifference, attribution_sweep, patch_sweep
+from analyses.patching import LogitDifference, Pair, attribution_sweep, patch_sweep
 from model_adapters import Adapter, Batch
 from model_adapters.probe import example
 from model_adapters.tiny import builders
@@ -52,8 +52,10 @@ def input_hook(adapter: Adapter, layer: int, edit: Any) -> Any:
 
 
 @torch.no_grad()
-def by_hand(adapter: Adapter, base: Batch, source: Batch, layer: int, at: int) -> float:
-    """The metric with the state that enters a layer at a position put in from the other run."""
+def by_hand(
+    adapter: Adapter, base: Batch, source: Batch, layer: int, into: list[int], taken: list[int]
+) -> float:
+    """The metric with states that enter a layer replaced by a mean of the other run's."""
     kept: list[Tensor] = []
 
     def keep(value: Tensor) -> Tensor:
@@ -62,7 +64,7 @@ def by_hand(adapter: Adapter, base: Batch, source: Batch, layer: int, at: int) -
 
     def put(value: Tensor) -> Tensor:
         new = value.clone()
-        new[0, at] = kept[0][0, at]
+        new[0, into] = kept[0][0, taken].mean(dim=0)
         return new
 
     with input_hook(adapter, layer, keep):
@@ -79,9 +81,45 @@ def check(adapter: Adapter, kind: str | None) -> Any:
     width = base.roles.shape[1]
     for layer in range(adapter.n_layers):
         for at in sorted({0, width // 3, width // 2, width - 4, width - 1}):
-            wanted = by_hand(adapter, base, source, layer, at)
+            wanted = by_hand(adapter, base, source, layer, [at], [at])
             assert float(result.raw[0, layer, at]) == pytest.approx(wanted, abs=1e-5)
     return result
+
+
+@pytest.mark.parametrize(
+    "name, kinds",
+    [
+        *[(name, ("image",)) for name in ("llava", "internvl", "gemma3")],
+        *[(name, ("audio",)) for name in ("qwen2_audio", "voxtral", "gemma3n")],
+        *[(name, ("video",)) for name in ("video_llava", "qwen2_5_vl", "qwen3_vl")],
+        *[(name, ("audio", "image")) for name in ("gemma4", "minicpmo", "qwen2_5_omni_thinker")],
+    ],
+)
+def test_text_goes_into_media_of_another_length(name: str, kinds: tuple[Any, ...]) -> None:
+    """Of requests with several media an item of each is patched."""
+    adapter = model_adapters.load(builders()[name]())
+    module, family = adapter.module, adapter.family
+    media = adapter.describe(**example(module, family, kinds, size=1, seed=1))
+    text = adapter.describe(**example(module, family, (), size=0, seed=4))
+    assert media.roles.shape[1] > text.roles.shape[1]
+    result = patch_sweep(
+        adapter,
+        media,
+        text,
+        site="resid_pre",
+        metric=METRIC,
+        positions=[*(Pair(f"{kind}[0]", (-3, -2)) for kind in kinds), "last"],
+        align="mean",
+    )
+    length = text.roles.shape[1]
+    for number, kind in enumerate(kinds):
+        into = list(getattr(media, f"{kind}s")[0][0].positions)
+        for layer in range(adapter.n_layers):
+            wanted = by_hand(adapter, media, text, layer, into, [length - 3, length - 2])
+            assert float(result.raw[0, layer, number]) == pytest.approx(wanted, abs=1e-5)
+    assert result.change.abs().amax(dim=(0, 1)).min() > 0
+    with pytest.raises(ValueError, match="not name the same place in both"):
+        patch_sweep(adapter, media, text, site="resid_pre", metric=METRIC, align="same")
 
 
 @pytest.mark.parametrize("name", CAUSAL)

@@ -12,6 +12,7 @@ from analyses.patching import (
     FromLogits,
     LogitDifference,
     LogOdds,
+    PerItem,
     patch_sweep,
     remember,
 )
@@ -94,7 +95,7 @@ def test_metrics(adapter: Adapter, mixed: Any) -> None:
         result = patch_sweep(adapter, corrupted, clean, site="resid_post", metric=metric)
         torch.testing.assert_close(result.corrupted, wanted, atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(result.raw[:, -1, 0], result.clean, atol=1e-5, rtol=1e-4)
-        assert metric.name in repr(result)
+        assert metric.named(adapter.tokenizer.decode) in repr(result)
 
 
 def test_a_remembered_clean_run_gives_the_same(adapter: Adapter, mixed: Any) -> None:
@@ -159,3 +160,29 @@ def test_a_direction_of_another_model_is_refused(adapter: Adapter, mixed: Any) -
     bare = Coordinate(Direction(vector, vector, 2, 2))
     with pytest.raises(ValueError, match="does not say at which layer"):
         patch_sweep(adapter, *mixed, site="resid_pre", metric=bare)
+
+
+def test_metrics_are_named_by_tokens_where_those_are_known(adapter: Adapter, mixed: Any) -> None:
+    found = patch_sweep(adapter, *mixed, site="embed", metric=LogOdds((7, 8), (20,)))
+    words = [adapter.tokenizer.decode([token]) for token in (7, 8, 20)]
+    assert found.metric == "log-odds {}/{} against {}".format(*words)
+    assert LogOdds((7, 8)).name == "log-odds 7/8 against the rest"
+
+
+def test_positions_carry_the_token_that_all_items_share(adapter: Adapter, mixed: Any) -> None:
+    found = patch_sweep(
+        adapter, *mixed, site="embed", metric=METRIC, positions=["last", -2, (-2, -1)]
+    )
+    assert found.axes[1].tokens == ("w99", "", "")
+    assert found.axes[1].names() == ["last:w99", "-2", "-2+-1"]
+    assert found.axes[0].tokens == ()
+
+
+def test_positions_of_the_same_name_stay_apart(adapter: Adapter, mixed: Any) -> None:
+    chosen = [PerItem((-1, -1, -1, -1)), PerItem((-2, -1, -2, -1))]
+    cells: Any = dict(site="resid_post", layers=[0], metric=METRIC, positions=chosen)
+    found = patch_sweep(adapter, *mixed, **cells)
+    assert found.axes[1].labels == ("per item", "per item #2")
+    assert torch.equal(found.at(position="per item #2").raw, found.raw[:, :, 1])
+    assert not torch.equal(found.raw[:, :, 0], found.raw[:, :, 1])
+    assert len(found.view().to_frame()) == 2

@@ -13,6 +13,8 @@ from analyses.patching import Agreement, Axis, PatchResult, agreement
 from analyses.patching.statistics import spearman
 from regap_interp.artefact.errors import ArtefactError
 
+LAYERS = Axis("layer", ("0", "1", "2"))
+
 
 def make(n: int = 5, seed: int = 0, **changes: Any) -> PatchResult:
     draw = torch.Generator().manual_seed(seed)
@@ -20,7 +22,7 @@ def make(n: int = 5, seed: int = 0, **changes: Any) -> PatchResult:
     corrupted = torch.randn(n, generator=draw, dtype=torch.float64)
     given: dict[str, Any] = dict(
         raw=raw,
-        axes=(Axis("layer", ("0", "1", "2")), Axis("position", ("last", "image <- 2:4"))),
+        axes=(LAYERS, Axis("position", ("last", "image <- 2:4"))),
         corrupted=corrupted,
         clean=corrupted + 2 + torch.rand(n, generator=draw, dtype=torch.float64),
         site="resid_pre",
@@ -131,7 +133,7 @@ def test_parts() -> None:
         result.at(head=0)
 
 
-def test_rows_and_frame(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_are_items() -> None:
     result = make(n=2)
     rows = result.rows()
     assert len(rows) == 12
@@ -144,11 +146,29 @@ def test_rows_and_frame(monkeypatch: pytest.MonkeyPatch) -> None:
         "corrupted": float(result.corrupted[1]),
         "clean": float(result.clean[1]),
     }
-    pandas = pytest.importorskip("pandas")
-    assert isinstance(result.to_frame(), pandas.DataFrame)
-    assert list(result.to_frame().columns) == list(rows[0])
+
+
+def test_a_frame_has_a_row_for_each_cell(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("pandas")
+    result = make()
+    frame = result.to_frame()
+    numbers = ["effect", "low", "high", "change", "p", "p_corrected", "n"]
+    assert list(frame.columns) == ["layer", "position", *numbers]
+    assert list(frame["position"]) == ["last", "image <- 2:4"] * 3
+    expected = [
+        result.values,
+        *result.interval(),
+        result.change.mean(0),
+        result.p_values(),
+        result.p_values(corrected=True),
+    ]
+    for name, numbers_of_cells in zip(numbers, expected, strict=False):
+        assert list(frame[name]) == numbers_of_cells.flatten().tolist()
+    alone = make(n=1).to_frame()
+    assert alone[["low", "high", "p", "p_corrected"]].isna().all(axis=None)
+    assert alone[["effect", "change"]].notna().all(axis=None)
     monkeypatch.setitem(__import__("sys").modules, "pandas", None)
-    with pytest.raises(ImportError, match="pip install pandas"):
+    with pytest.raises(ImportError, match=r"rows\(\) does not"):
         result.to_frame()
 
 
@@ -159,30 +179,6 @@ def test_as_transformer_lens_has_it() -> None:
     assert theirs.axis_names == ["layer", "pos"] and len(theirs.index_df) == 6
     torch.testing.assert_close(theirs.mean(), result.raw.mean(0))
     torch.testing.assert_close(theirs.effect(), result.change.movedim(0, -1))
-
-
-def test_pictures() -> None:
-    matplotlib = pytest.importorskip("matplotlib")
-    result = make()
-    axes = result.plot()
-    assert isinstance(axes, matplotlib.axes.Axes)
-    (image,) = axes.get_images()
-    assert image.norm.vmin == -image.norm.vmax
-    assert image.get_array().shape == (3, 2)
-    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["0", "1", "2"]
-    assert "n=5, seed 3" in axes.get_title()
-    axes.figure.draw_without_rendering()
-    line = result.at(position="last").plot(axes.figure.add_subplot())
-    assert len(line.get_lines()[0].get_xdata()) == 3
-    heads = dataclasses.replace(
-        result, raw=result.raw[..., None].expand(-1, -1, -1, 2), axes=(*result.axes, HEADS)
-    )
-    with pytest.raises(ValueError, match="choose a part"):
-        heads.plot()
-    assert heads.at(head=1).plot().get_images()
-
-
-HEADS = Axis("head", ("0", "1"))
 
 
 def test_files(tmp_path: Path) -> None:
@@ -197,6 +193,10 @@ def test_files(tmp_path: Path) -> None:
             assert getattr(again, field.name) == getattr(result, field.name)
     assert again.agreement is not None and again.agreement.spearman != again.agreement.spearman
     assert again.agreement.largest == 0.25
+    part = result.at(position="last")
+    assert PatchResult.load(part.save(tmp_path / "part.safetensors")).part == ("position last",)
+    table = part.save(tmp_path / "part.csv").read_text()
+    assert table.splitlines()[0].startswith("layer,effect,low,high")
     (tmp_path / "two.safetensors").write_bytes(b"nothing")
     with pytest.raises(ArtefactError):
         PatchResult.load(tmp_path / "two.safetensors")

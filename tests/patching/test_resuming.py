@@ -71,6 +71,14 @@ def test_another_sweep_is_refused(adapter: Adapter, mixed: Any) -> None:
         patch_sweep(adapter, *reversed(mixed), **CELLS, resume=result)
 
 
+def test_a_checkpoint_of_another_kind_is_refused(
+    adapter: Adapter, mixed: Any, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=r"end the name in \.safetensors"):
+        patch_sweep(adapter, *mixed, **CELLS, checkpoint=tmp_path / "sweep.png")
+    assert not list(tmp_path.iterdir())
+
+
 def test_no_hook_is_left_after_an_interrupt(adapter: Adapter, mixed: Any) -> None:
     def hooks() -> int:
         return sum(
