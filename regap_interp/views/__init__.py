@@ -17,6 +17,7 @@ from regap_interp.views.media import ImagePatches as ImagePatches
 from regap_interp.views.media import VideoPatches as VideoPatches
 from regap_interp.views.plane import PlanePoints as PlanePoints
 from regap_interp.views.plane import PlaneView as PlaneView
+from regap_interp.views.prompt import Prompt as Prompt
 from regap_interp.views.roc import RocCurve as RocCurve
 from regap_interp.views.roc import RocCurves as RocCurves
 from regap_interp.views.roc import RocView as RocView

@@ -29,6 +29,10 @@ class Chip:
     medium: int | None = None
     """Index of the medium, if it is one."""
 
+    def where(self, first: int) -> str:
+        """Its label and its positions, if the first token stands at `first`."""
+        return f"{self.label}, positions {first + self.start} to {first + self.stop - 1}"
+
     @property
     def width(self) -> int:
         """Columns of the figure that it takes, gap and bar included."""

@@ -27,10 +27,19 @@ MISSING = "#e4e7ec"
 
 @dataclass(frozen=True)
 class Scale:
-    """Colours for values from `-limit` to `limit`; larger ones take the last colour."""
+    """Colours for values from `-limit` to `limit`; larger ones take the last colour.
+
+    >>> import torch
+    >>> from regap_interp.views import Scale
+    >>> scale = Scale.of(torch.tensor([-1.0, 2.0, float("nan")]))
+    >>> scale.limit, scale.share(-1.0), scale.fill(0.0), scale.fill(float("nan"))
+    (2.0, -0.5, '#f7f7f5', '#e4e7ec')
+    """
 
     limit: float
     """Value of the strongest colour; positive and finite."""
+    signed: bool = False
+    """Whether legends show its lower half even where nothing that is drawn lies below 0."""
 
     def __post_init__(self) -> None:
         """Refuse a scale without an extent."""
@@ -42,7 +51,7 @@ class Scale:
         """The scale that just holds all finite values, shared by whatever is drawn with it."""
         finite = [one[one.isfinite()].abs() for one in values]
         limit = max((float(one.max()) for one in finite if one.numel()), default=0.0)
-        return cls(limit or 1.0)
+        return cls(limit or 1.0, signed=any(bool((one < 0).any()) for one in values))
 
     def share(self, value: float) -> float:
         """The value over the limit, within -1 and 1."""

@@ -58,4 +58,4 @@ class Coloured(View):
         colour_bar(ax, self.colours, self.quantity, negative=self._negative())
 
     def _negative(self) -> bool:
-        return bool((self._numbers() < 0).any())
+        return self.colours.signed or bool((self._numbers() < 0).any())

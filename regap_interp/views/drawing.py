@@ -14,6 +14,10 @@ from regap_interp.views.markup import FAINT
 from regap_interp.views.text import brief, number, runs
 from regap_interp.views.tile import grey
 
+_DOTS = (800, 800)
+"""Of a picture in a figure; photos have more than paper can show."""
+_BAR = 2.4
+"""Longest colour bar, inches."""
 _TICKS = 48
 """Names along an axis."""
 
@@ -22,16 +26,24 @@ def draw_patches(
     ax: Any, picture: Image.Image, values: Float[Tensor, "row column"], scale: Scale
 ) -> None:
     """Draw a picture under its grid into axes."""
-    wide, high = picture.size
-    extent = (0, wide, high, 0)
-    ax.imshow(grey(picture).convert("RGB"), extent=extent)
+    extent = draw_picture(ax, grey(picture))
     shares = (values.double() / scale.limit).clamp(-1, 1).nan_to_num(0)
     opaque = (VEIL * shares.abs()).numpy()
     ends = shares.sign().numpy()  # one colour for each sign: strength is opacity
     ax.imshow(ends, cmap=colormap(), vmin=-1, vmax=1, alpha=opaque, extent=extent)
     _hatch(ax, values, extent)
+
+
+def draw_picture(ax: Any, picture: Image.Image) -> tuple[float, float, float, float]:
+    """Draw a picture as it is into axes; returns where it lies, as `extent` of `imshow`."""
+    wide, high = picture.size
+    extent = (0.0, float(wide), float(high), 0.0)
+    picture = picture.convert("RGB")
+    picture.thumbnail(_DOTS)
+    ax.imshow(picture, extent=extent)
     ax.set_xticks([])
     ax.set_yticks([])
+    return extent
 
 
 def draw_cells(
@@ -65,11 +77,12 @@ def pooled(
     one of them is not finite."""
     for axis, limit in enumerate(most):
         parts = values.split(-(-values.shape[axis] // limit), dim=axis)
-        values = torch.stack([_strongest(part, axis) for part in parts], dim=axis)
+        values = torch.stack([furthest(part, axis) for part in parts], dim=axis)
     return values
 
 
-def _strongest(values: Tensor, axis: int) -> Tensor:
+def furthest(values: Tensor, axis: int) -> Tensor:
+    """Along an axis the value furthest from 0; one that is not finite if there is any."""
     at = values.abs().nan_to_num(torch.inf).argmax(dim=axis, keepdim=True)
     return values.gather(axis, at).squeeze(axis)
 
@@ -88,12 +101,14 @@ def colour_bar(ax: Any, scale: Scale, quantity: str, *, negative: bool) -> None:
 
     first = ax[0] if isinstance(ax, Sequence) else ax
     shown = ScalarMappable(Normalize(-scale.limit, scale.limit), colormap())
-    bar = first.figure.colorbar(shown, ax=ax, shrink=0.8, aspect=16, pad=0.02)
+    high = first.figure.get_figheight()
+    long = min(0.8, _BAR / high)
+    bar = first.figure.colorbar(shown, ax=ax, shrink=long, aspect=16, pad=0.02)
     ends = [-scale.limit, 0.0, scale.limit][not negative :]
     bar.set_ticks(ends, labels=[number(end) if end else "0" for end in ends], fontsize=7.5)
     bar.ax.set_ylim(ends[0], ends[-1])
     bar.outline.set_visible(False)
-    bar.set_label(label(quantity, 56, line=28), fontsize=8)
+    bar.set_label(label(quantity, 56, line=max(16, int(9 * long * high))), fontsize=8)
 
 
 def ticks(names: Sequence[str | int]) -> tuple[list[float], list[str]]:

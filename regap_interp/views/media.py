@@ -18,6 +18,21 @@ from regap_interp.views.tile import SIDE, fitted, plain, spectrogram_picture, ti
 
 _FRAMES = 8
 """Frames of a video that are shown."""
+_ROOM = 6.0
+"""Inches that tiles take side by side."""
+
+
+@dataclass(frozen=True, eq=False)
+class Tile:
+    """What a figure of several media shows of one: a picture at its size on paper."""
+
+    picture: Image.Image
+    values: Float[Tensor, "row column"] | None
+    """Laid over it; None for the picture in its own colours."""
+    size: tuple[float, float]
+    """Width and height, inches."""
+    name: str = ""
+    """Above it."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -46,6 +61,11 @@ class ImagePatches(Coloured):
         """The picture, and the picture under its grid."""
         over = tile(self.picture, self.values, self.colours)
         return markup.joined(plain(self.picture, SIDE // 2), over)
+
+    def figure_tiles(self) -> list[Tile]:
+        """The same for a figure with other things in it."""
+        small, large = (fitted(self.picture.size, longest) for longest in (1.0, 2.0))
+        return [Tile(self.picture, None, small), Tile(self.picture, self.values, large)]
 
     def _shape(self) -> tuple[int, int, tuple[float, float]]:
         wide, high = fitted(self.picture.size, 4.0)
@@ -108,6 +128,15 @@ class VideoPatches(Coloured):
             found.append(element("div", label, picture, style=style))
         return element("div", *found)
 
+    def figure_tiles(self) -> list[Tile]:
+        """The same for a figure with other things in it."""
+        shown = self._shown()
+        longest = min(1.2, _ROOM / len(shown) - 0.1)
+        return [
+            Tile(frame, self.values[time], fitted(frame.size, longest), f"time {time}")
+            for time, frame in shown
+        ]
+
     def _shape(self) -> tuple[int, int, tuple[float, float]]:
         wide, high = fitted(self.frames[0].size, 2.0)
         return 1, len(self._shown()), (wide + 0.3, high + 0.7)
@@ -152,6 +181,11 @@ class AudioFrames(Coloured):
         return tile(
             spectrogram_picture(self.spectrogram), self.values[None], self.colours, side=2 * SIDE
         )
+
+    def figure_tiles(self) -> list[Tile]:
+        """The same for a figure with other things in it."""
+        picture = spectrogram_picture(self.spectrogram)
+        return [Tile(picture, self.values[None], fitted(picture.size, 4.0))]
 
     def _shape(self) -> tuple[int, int, tuple[float, float]]:
         return 1, 1, (7.2, 2.0)

@@ -54,7 +54,7 @@ class PlaneView(View):
         return {**found}
 
     def _shape(self) -> tuple[int, int, tuple[float, float]]:
-        return 1, len(self.panels), (4.0, 3.6)
+        return 1, len(self.panels), (4.0, 4.2)
 
     def _draw(self, axes: list[list[Any]]) -> None:
         across = limits([panel.drift for panel in self.panels])
@@ -68,7 +68,7 @@ class PlaneView(View):
             ax.set_ylim(up)
             ax.set_title(label(panel.title))
             ax.set_xlabel("drift (0 text, 1 mean of media)")
-            ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2, handletextpad=0.2)
+            ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), handletextpad=0.2)
         axes[0][0].set_ylabel("refusal (0 harmless, 1 harmful text)")
 
 

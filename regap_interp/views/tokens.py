@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from model_adapters.batch import AudioSpan, ImageSpan, VideoSpan
-from regap_interp.views import chips
+from regap_interp.views import chips, flow
 from regap_interp.views.chips import Chip
 from regap_interp.views.coloured import Coloured
 from regap_interp.views.markup import Markup, element, joined
@@ -21,10 +21,6 @@ if TYPE_CHECKING:
 Span = ImageSpan | AudioSpan | VideoSpan
 _MOST = 1500
 """Chips; of longer prompts the middle is left out."""
-_LINE = 96
-"""Characters on a line of the figure."""
-_INCH = 0.067
-"""Of one character."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -33,6 +29,14 @@ class TokenStrip(Coloured):
 
     Equal tokens stay apart; runs of four and more, such as placeholders, are one chip with their
     number and a bar of their values. What cannot be seen in a token is shown by signs.
+
+    >>> import torch
+    >>> from regap_interp.views import TokenStrip
+    >>> strip = TokenStrip(["<s>", "open", "it"], torch.tensor([0.0, -1.5, 2.0]))
+    >>> strip.to_frame()["value"].tolist()
+    [0.0, -1.5, 2.0]
+    >>> "&lt;s&gt;" in strip._repr_mimebundle_()["text/html"]
+    True
     """
 
     tokens: Sequence[str]
@@ -100,9 +104,8 @@ class TokenStrip(Coloured):
         return joined(element("div", *found, style="line-height:2"), self._legend())
 
     def _tile(self, chip: Chip, medium: ImagePatches | AudioFrames | VideoPatches) -> Markup:
-        first, last = self.first + chip.start, self.first + chip.stop - 1
         style = "display:inline-block;vertical-align:top;margin:2px 8px 2px 0;line-height:1.4"
-        name = element("div", f"{chip.label}, positions {first} to {last}", style="font-size:11px")
+        name = element("div", chip.where(self.first), style="font-size:11px")
         return element("div", name, medium.tiles(), style=style)
 
     def _medium(self, chip: Chip) -> ImagePatches | AudioFrames | VideoPatches | None:
@@ -122,37 +125,25 @@ class TokenStrip(Coloured):
         return ImagePatches(content, patches.flatten(0, 1), scale=scale)
 
     def _chips(self) -> list[Chip]:
-        spans = [(s.start - self.first, s.stop - self.first, _name(s)) for s, _ in self.media]
+        spans = [(s.start - self.first, s.stop - self.first, span_name(s)) for s, _ in self.media]
         return chips.chips(self.tokens, spans)
 
     def _shape(self) -> tuple[int, int, tuple[float, float]]:
-        return 1, 1, (_LINE * _INCH + 1.2, 0.21 * (self._placed()[-1][1] + 1) + 0.4)
+        return 1, 1, (flow.WIDE + 1.2, flow.LINE * flow.height(self._placed()) + 0.4)
 
-    def _placed(self) -> list[tuple[int, int, Chip | None]]:
-        """Column and line of every chip in the figure."""
-        column = line = 0
+    def _placed(self) -> list[flow.Placed]:
+        """Everything in the figure."""
         found = []
         for chip in _bounded(self._chips()):
-            wide = 3 if chip is None else chip.width
-            if column and column + wide > _LINE:
-                column, line = 0, line + 1
-            found.append((column, line, chip))
-            column += wide
-            if chip is not None and "\n" in self.tokens[chip.start]:
-                column, line = 0, line + 1
-        return found or [(0, 0, None)]
+            medium = None if chip is None else self._medium(chip)
+            tiles = () if medium is None else tuple(medium.figure_tiles())
+            ends = chip is not None and "\n" in self.tokens[chip.start]
+            found.append((chip, tiles, ends))
+        return flow.placed(found)
 
     def _draw(self, axes: list[list[Any]]) -> None:
         ax = axes[0][0]
-        placed = self._placed()
-        for column, line, chip in placed:
-            if chip is None:
-                ax.text(column, line + 0.5, "\u2026", va="center")
-            else:
-                chips.draw(ax, chip, (column, line), self.values, self.colours)
-        ax.set_xlim(0, _LINE)
-        ax.set_ylim(placed[-1][1] + 1, 0)
-        ax.axis("off")
+        flow.draw(ax, self._placed(), self.values, self.colours, self.first)
         self._bar(ax)
 
 
@@ -162,7 +153,8 @@ def _bounded(found: list[Chip]) -> list[Chip | None]:
     return [*found] if len(found) <= _MOST else [*found[:half], None, *found[-half:]]
 
 
-def _name(span: Span) -> str:
+def span_name(span: Span) -> str:
+    """A medium in few words, such as "image 24 x 24"."""
     kind = type(span).__name__.removesuffix("Span").lower()
     if isinstance(span, AudioSpan) or span.grid is None:
         return f"{kind} of {len(span)}"

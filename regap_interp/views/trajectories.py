@@ -71,7 +71,7 @@ class TrajectoriesView(View):
         return {name: [row[index] for row in rows] for index, name in enumerate(names)}
 
     def _shape(self) -> tuple[int, int, tuple[float, float]]:
-        return 1, 1, (7.0, 3.6)
+        return 1, 1, (7.0, 4.0)
 
     def _draw(self, axes: list[list[Any]]) -> None:
         ax = axes[0][0]
@@ -89,4 +89,4 @@ class TrajectoriesView(View):
         ax.set_xlabel("layer")
         ax.set_ylabel(label(self.quantity, 80, line=44))
         ax.locator_params(axis="x", integer=True)
-        ax.legend(loc="best").set_in_layout(False)
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3)

@@ -20,10 +20,11 @@ LARGEST_HTML = 1_000_000
 """Bytes; larger pages become a picture."""
 LARGEST_PNG = 600_000
 """Bytes; larger pictures are made coarser."""
-_CARD = (
-    f"margin:0;padding:8px;overflow-x:auto;background:{PAPER};color:{INK};"
-    f"font-size:13px;line-height:1.5;font-family:{MONO};text-align:left"
-)
+_CARD = {
+    "class": markup.LITERAL,
+    "style": f"margin:0;padding:8px;overflow-x:auto;background:{PAPER};color:{INK};"
+    f"font-size:13px;line-height:1.5;font-family:{MONO};text-align:left",
+}
 _SUFFIXES = (".html", ".png", ".svg", ".pdf", ".csv")
 
 
@@ -115,7 +116,7 @@ class View(ABC):
         """The view as an element of a page: inline styles, no scripts, nothing loaded."""
         body = self._body()
         if body is None or len(body) > LARGEST_HTML:
-            return element("figure", picture(self._png, self._text()), style=_CARD)
+            return element("figure", picture(self._png, self._text()), **_CARD)
         below = f"font-size:11px;color:{FAINT};margin:6px 0 0 0"
         return element(
             "figure",
@@ -124,7 +125,7 @@ class View(ABC):
             else "",
             body,
             element("figcaption", self.caption, style=below) if self.caption else "",
-            style=_CARD,
+            **_CARD,
         )
 
     def svg(self, *, alt: str = "") -> str:

@@ -88,6 +88,6 @@ def _draw_column(axes: Sequence[Any], curves: Sequence[WindowCurve]) -> None:
         draw_band(below, curve.drift.tolist(), curve.asr, name, style)
     top.set_title(label(curves[0].modality))
     top.axhline(0, color=AXIS, linewidth=0.6)
-    top.legend(loc="best").set_in_layout(False)
+    top.legend(loc="best", fontsize=7.5).set_in_layout(False)
     below.set_ylim(-0.03, 1.03)
     below.set_xlabel("median drift of the window")

@@ -1,10 +1,14 @@
 """Hostile text in a real browser, offline: shown as text, never run."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+from analyses.html import Section, report_html
+from analyses.organism import page as story_page
 from regap_interp.views.markup import joined
 from tests.test_html import page as report
-from tests.views.browser import needs_browser, rendered
+from tests.views.browser import needs_browser, rendered, seen
 from tests.views.samples import EVIL, RAN, VIEWS, Page, hostile_tokens
 from tests.views.test_interactive import heads
 
@@ -59,3 +63,42 @@ def test_the_report_runs_nothing(tmp_path: Path) -> None:
 
     assert not ran(dom)
     assert RAN in Page(dom).text
+
+
+@needs_browser
+def test_the_demo_s_report_runs_nothing(tmp_path: Path, as_users_run_it: None) -> None:
+    # What it takes from bundles, which are files that others may have made.
+    evil: Any = " ".join(EVIL[1:6])
+    bundle = SimpleNamespace(
+        modality=evil, signal=evil, calibration=SimpleNamespace(reasons={"layer": evil}), layer=evil
+    )
+    tuned = {evil: SimpleNamespace(refused=0.5, n=8, target=0.5, reached=False, strength=evil)}
+    areas = dict.fromkeys(("uncorrected", *story_page.SIGNALS), 0.5)
+    told: Any = SimpleNamespace(
+        media=(evil,),
+        areas=lambda setting: areas,
+        frozen=SimpleNamespace(
+            bundles=(bundle,), strong=tuned, addition=tuned, bundle=lambda setting: bundle
+        ),
+        predictions=(
+            SimpleNamespace(
+                prediction="a",
+                setting=evil,
+                what=evil,
+                rate=SimpleNamespace(value=0.0, low=0.0, high=0.0, n=1),
+                side=evil,
+                limit=0.0,
+                verdict=evil,
+            ),
+        ),
+    )
+    tables = [
+        make(told) for make in (story_page.signals, story_page.predictions, story_page.choices)
+    ]
+    html = report_html(evil, [Section(evil, tables=tuple(tables))])
+
+    found = seen(html, tmp_path)
+
+    assert not found.ran
+    assert found.requests == []
+    assert Page(found.dom, strict=False).text.count(RAN) > 20

@@ -42,7 +42,7 @@ def luminance(colour: str) -> float:
 def test_zero_is_the_middle_and_ends_are_clipped() -> None:
     scale = Scale.of(torch.tensor([-1.0, 4.0, NAN]), torch.tensor([INF]))
 
-    assert scale == Scale(4.0)
+    assert scale == Scale(4.0, signed=True)
     assert scale.fill(0) == "#f7f7f5"
     assert scale.fill(4) == scale.fill(9) != scale.fill(-4)
     assert scale.veil(0).endswith("00")

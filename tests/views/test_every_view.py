@@ -65,7 +65,7 @@ def test_a_page_gets_nothing_that_runs_or_loads(name: str, text: str) -> None:
     assert not HIDDEN.search(html)
     for tag, attributes in page.elements:
         assert tag in TAGS
-        assert set(attributes) <= {"alt", "scope", "src", "style", "title", "width"}
+        assert set(attributes) <= {"alt", "class", "scope", "src", "style", "title", "width"}
         assert "url(" not in (attributes.get("style") or "")
         for declaration in filter(None, (attributes.get("style") or "").split(";")):
             assert declaration.partition(":")[0] in STYLES
@@ -79,6 +79,23 @@ def test_it_brings_its_own_paper_and_ink(name: str) -> None:
 
     assert tag == "figure"
     assert "background:#ffffff;color:#1f2430" in (attributes["style"] or "")
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_notebooks_read_no_formulas_in_it(name: str) -> None:
+    # Both classes: what MathJax 2 (exported notebooks) and 3 (JupyterLab) leave alone by default.
+    (_, attributes), *others = Page(bundle(name, HOSTILE)["text/html"]).elements
+
+    assert attributes["class"] == "tex2jax_ignore mathjax_ignore"
+    inner = [a for tag, a in others if tag != "figure"]
+    assert not any("class" in a for a in inner)
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_all_that_it_gives_to_a_notebook_is_small(name: str) -> None:
+    found = bundle(name, HOSTILE)
+
+    assert sum(len(part) for part in found.values()) < 300_000
 
 
 @pytest.mark.parametrize("name", VIEWS)

@@ -23,6 +23,7 @@ def test_children_and_attributes_are_text() -> None:
         ("img", {"src": "data:image/svg+xml;base64,AA"}, "not a PNG or JPEG"),
         ("div", {"style": "background:url(x)"}, "more than declarations"),
         ("div", {"style": 'x"y'}, "more than declarations"),
+        ("div", {"class": "jp-mod-hidden"}, "could take up a style of the page"),
     ],
 )
 def test_the_rest_is_refused(tag: str, attributes: dict[str, str], error: str) -> None:

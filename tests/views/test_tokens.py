@@ -103,6 +103,31 @@ def test_an_image_of_576_patches_is_small() -> None:
 
     assert len(view.html()) < 300_000
     assert view.html().count("<i ") == 576
+    assert sum(len(part) for part in view._repr_mimebundle_().values()) < 900_000
+
+
+def test_a_figure_shows_media_as_pictures() -> None:
+    (ax, _) = strip().plot().axes
+
+    pictures = [len(inner.get_images()) for inner in ax.child_axes]
+    assert pictures == [1, 2, 2, 2, 2]  # the image alone, and image, sound and two times with grids
+    said = {text.get_text() for text in ax.texts}
+    assert {"image 2 \u00d7 3, positions 1 to 6", "audio of 5, positions 9 to 13", "time 1"} <= said
+    hatched = [p.get_hatch() for inner in ax.child_axes for p in inner.patches]
+    assert hatched == ["//////"]
+
+
+def test_what_stands_in_a_figure_does_not_overlap() -> None:
+    media = [(ImageSpan(i * 7, i * 7 + 6, (1, 2, 3)), photo(30 + 50 * i, 60)) for i in range(5)]
+    view = TokenStrip(
+        ["<image>"] * 6 + [*(["a"] + ["<image>"] * 6) * 4, "b\n", "c"], spread(36), media
+    )
+
+    boxes = [(one.column, one.line, one.wide, one.high) for one in view._placed()]
+    cells = [(c, r) for x, y, w, h in boxes for c in range(x, x + w) for r in range(y, y + h)]
+    assert len(cells) == len(set(cells))
+    assert max(column for column, _ in cells) <= 96
+    assert boxes[-1][0] == 0  # after the line break
 
 
 def test_long_prompts_lose_their_middle_and_say_so() -> None:
