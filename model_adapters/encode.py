@@ -13,6 +13,8 @@ from model_adapters.families import Family
 
 Message = Mapping[str, Any]
 Chat = Sequence[Message]
+"""Messages in order, the user's last: `{"role", "content"}`, content a string or a list of parts,
+as `Adapter.encode` has them."""
 
 _ROLES = ("system", "user", "assistant", "tool")
 

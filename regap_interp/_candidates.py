@@ -28,8 +28,9 @@ def refusal_score(
 ) -> Float[Tensor, "item"]:
     """`log(P + 1e-8) - log(1 - P + 1e-8)`, P the chance of the next token being one of `tokens`.
 
-    In nats, float64; 0 where refusing is as likely as not, at most about 18.4 either way. This is
-    the score of Arditi et al. 2024; `refusal_log_odds` is the same without the floor.
+    From logits of the last prompt token, in nats, float64; 0 where refusing is as likely as not,
+    at most about 18.4 either way. This is the score of Arditi et al. 2024; `refusal_log_odds` is
+    the same without the floor.
     """
     chances = logits.double().softmax(dim=-1)[:, list(tokens)].sum(dim=-1)
     # The sum may exceed 1 by rounding.

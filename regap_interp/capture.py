@@ -72,6 +72,51 @@ def capture(
             request without the positions wanted.
         InputError: A request the model cannot take; it is named.
     """
+    captured = capture_passes(
+        adapter, requests, sites=sites, at=at, batch_size=batch_size, graph=graph
+    )
+    states = torch.empty(captured.shape, dtype=torch.float64)
+    done, total = 0, captured.shape[1]
+    with _reporting(progress, total) as report:
+        for rows, found in captured.passes:
+            states[:, rows] = found
+            done += len(rows)
+            report(done, total)
+    return states
+
+
+class Captured(NamedTuple):
+    """What `capture_passes` gives."""
+
+    shape: tuple[int, int, int]
+    """Sites, items and width of what will be read in all."""
+    passes: Iterator[tuple[list[int], Tensor]]
+    """Run as they are asked for: places of the items, and their vectors `[site, item, width]`."""
+
+
+def capture_passes(
+    adapter: Adapter,
+    requests: Iterable[Chat] | Iterable[Batch],
+    *,
+    sites: Sequence[Site],
+    at: Rule = "last",
+    batch_size: int | None = None,
+    graph: Graph | None = None,
+) -> Captured:
+    """`capture`, pass by pass, so that what is finished can be kept. Checks come at once.
+
+    Args:
+        adapter: The model.
+        requests: As for `capture`.
+        sites: As for `capture`.
+        at: As for `capture`.
+        batch_size: As for `capture`.
+        graph: As for `capture`.
+
+    Raises:
+        ValueError: As `capture` does.
+        InputError: A request the model cannot take, when its pass comes.
+    """
     wanted = checked_sites(adapter, sites)
     _check(adapter, at, batch_size, graph)
     widths = {width_of(adapter, *one) for one in wanted}
@@ -86,18 +131,14 @@ def capture(
     if not given:
         raise ValueError("requests is empty; give at least one chat or batch")
     total = sum(len(one) if isinstance(one, Batch) else 1 for one in given)
-    states = torch.empty(len(wanted), total, widths.pop(), dtype=torch.float64)
-    done = 0
 
     def run(batch: Batch, names: Sequence[str]) -> list[Tensor]:
         return read_pass(adapter, batch, names, wanted, at, graph)
 
-    with _reporting(progress, total) as report:
-        for rows, found in _all_passes(adapter, given, run, batch_size):
-            states[:, rows] = torch.stack(found)
-            done += len(rows)
-            report(done, total)
-    return states
+    passes = (
+        (rows, torch.stack(found)) for rows, found in _all_passes(adapter, given, run, batch_size)
+    )
+    return Captured((len(wanted), total, widths.pop()), passes)
 
 
 def capture_statistics(

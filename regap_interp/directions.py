@@ -37,7 +37,18 @@ class Origin:
 
 @dataclass(frozen=True, eq=False)
 class Direction:
-    """A direction in the residual stream of one layer, with the zero point of its coordinate."""
+    """A direction in the residual stream of one layer, with the zero point of its coordinate.
+
+    >>> import torch
+    >>> from regap_interp import refusal_direction
+    >>> harmful = torch.tensor([[3.0, 0.0], [3.0, 2.0]])
+    >>> harmless = torch.tensor([[1.0, 0.0], [1.0, 2.0]])
+    >>> direction = refusal_direction(harmful, harmless)
+    >>> direction.vector.tolist(), direction.norm
+    ([2.0, 0.0], 2.0)
+    >>> direction.fraction(torch.tensor([[1.0, 9.0], [2.0, 9.0]])).tolist()
+    [0.0, 0.5]
+    """
 
     vector: Float[Tensor, "d_model"]
     """Raw difference of means, float64, in the units of the residual stream."""
@@ -145,6 +156,12 @@ def drift_direction(
     Raises:
         ValueError: Ids that do not pair one to one, too few pairs, different widths,
             non-finite states, or equal means.
+
+    >>> import torch
+    >>> from regap_interp import drift_direction
+    >>> media, text = torch.tensor([[0.0, 5.0], [1.0, 6.0]]), torch.tensor([[1.0, 1.0], [0.0, 0.0]])
+    >>> drift_direction(media, text, media_ids=["a", "b"], text_ids=["b", "a"]).vector.tolist()
+    [0.0, 5.0]
     """
     n_towards, towards = count_and_mean("media", media)
     n_from, centre = count_and_mean("text", text)
@@ -172,6 +189,12 @@ def orthogonalise(
     Raises:
         ValueError: `direction` lies in the span of `against`, widths differ, or one of `against`
             was measured on another model, site or layer.
+
+    >>> import torch
+    >>> from regap_interp import Direction, orthogonalise
+    >>> drift = Direction(torch.tensor([3.0, 4.0]), torch.zeros(2), n_towards=8, n_from=8)
+    >>> orthogonalise(drift, against=torch.tensor([1.0, 0.0])).vector.tolist()
+    [0.0, 4.0]
     """
     others: list[Any]
     if isinstance(against, Direction):
@@ -208,6 +231,13 @@ def random_orthogonal(
 
     Raises:
         ValueError: Widths differ, or `against` spans the whole space.
+
+    >>> import torch
+    >>> from regap_interp import random_orthogonal
+    >>> refusal, drift = torch.tensor([0.0, 0.0, 2.0]), torch.tensor([3.0, 4.0, 0.0])
+    >>> control = random_orthogonal(1, like=drift, against=[refusal], seed=0)[0]
+    >>> round(control.norm().item(), 6), abs(control[2].item()) < 1e-12
+    (5.0, True)
     """
     exact = like.detach().to("cpu", torch.float64)
     basis = orthonormal_basis(list(against), like=exact)
@@ -225,6 +255,12 @@ def cosine(first: Direction, second: Direction) -> float:
 
     Raises:
         ValueError: They are of different models or widths.
+
+    >>> import torch
+    >>> from regap_interp import Direction, cosine
+    >>> x, y = (Direction(torch.tensor(v), torch.zeros(2), 8, 8) for v in ([1.0, 0.0], [-3.0, 4.0]))
+    >>> round(cosine(x, y), 6)
+    -0.6
     """
     check_same_place([first, second], fields=("model",))
     _checks.same_width("first", first.vector, "second", second.vector)

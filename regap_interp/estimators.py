@@ -76,7 +76,7 @@ def paired_drift(
     text_ids: Sequence[Hashable],
     origin: Origin | None = None,
 ) -> PairedDirection:
-    """`drift_direction`, with the spread of the pairs.
+    """`drift_direction`, with the spread of the pairs; takes what it takes, see there.
 
     Raises:
         ValueError: As `drift_direction` does.
@@ -170,6 +170,12 @@ def refusal_from(
 ) -> Direction:
     """`refusal_direction` of two labels of streamed statistics.
 
+    Args:
+        statistics: Of one model.
+        site: Such as `("resid_post", 7)`.
+        harmful: Label of the class pointed to.
+        harmless: Label of the other class.
+
     Raises:
         ValueError: A label without items, or too few.
     """
@@ -189,6 +195,13 @@ def lda_from(
     shrinkage: float = 0.1,
 ) -> Direction:
     """`lda_direction` of two labels of statistics streamed with a covariance.
+
+    Args:
+        statistics: Of one model.
+        site: Such as `("resid_post", 7)`.
+        harmful: Label of the class pointed to.
+        harmless: Label of the other class.
+        shrinkage: As for `lda_direction`; it cannot be chosen from statistics.
 
     Raises:
         ValueError: As `lda_direction` does, or a label without items.
@@ -249,6 +262,15 @@ def shared_direction(directions: Sequence[Direction]) -> SharedDirection:
     Raises:
         ValueError: Fewer than 2 directions, different widths, directions of different models,
             sites or layers, or vectors whose mean does not tell the sign.
+
+    >>> import torch
+    >>> from regap_interp import Direction, shared_direction
+    >>> image, audio = ([3.0, 1.0], [3.0, -1.0])
+    >>> found = shared_direction(
+    ...     [Direction(torch.tensor(v), torch.zeros(2), 8, 8) for v in (image, audio)]
+    ... )
+    >>> round(found.share, 6), [round(value, 2) for value in found.cosines]
+    (0.9, [0.95, 0.95])
     """
     if len(directions) < 2:
         raise ValueError(f"{len(directions)} direction(s) given; at least 2 can share something")
@@ -290,6 +312,12 @@ def incremental(drifts: Sequence[Direction]) -> list[Direction]:
     Raises:
         ValueError: Layers that do not rise, different widths, models or sites, or a layer that
             adds nothing.
+
+    >>> import torch
+    >>> from regap_interp import Direction, incremental
+    >>> drifts = [Direction(torch.tensor([v, 0.0]), torch.zeros(2), 8, 8) for v in (2.0, 5.0)]
+    >>> [one.vector.tolist() for one in incremental(drifts)]
+    [[2.0, 0.0], [3.0, 0.0]]
     """
     check_same_place(drifts, fields=("model", "site"))
     layers = [one.origin.layer for one in drifts if one.origin and one.origin.layer is not None]
@@ -317,6 +345,12 @@ def check_disjoint(splits: Mapping[str, Iterable[Hashable]]) -> None:
 
     Raises:
         ValueError: Naming the splits and some ids.
+
+    >>> from regap_interp import check_disjoint
+    >>> check_disjoint({"calibration": ["a", "b"], "report": ["c"]})
+    >>> check_disjoint({"calibration": ["a", "b"], "report": ["b"]})
+    Traceback (most recent call last):
+    ValueError: 1 item(s) are in both 'calibration' and 'report': 'b'; split by id, so ...
     """
     given = {name: list(ids) for name, ids in splits.items()}
     sets = {name: set(ids) for name, ids in given.items()}

@@ -30,9 +30,15 @@ def wilson(successes: int, n: int, *, confidence: float = 0.95) -> Rate:
     """Share `successes / n` with Wilson's score interval, which holds near 0 and 1 too.
 
     It takes the items for independent; see `cluster_bootstrap` for items that share pairs.
+    `confidence` is the coverage.
 
     Raises:
         ValueError: `n` is not positive, or `successes` is not within 0 and `n`.
+
+    >>> from regap_interp import wilson
+    >>> rate = wilson(9, 10)
+    >>> round(rate.low, 2), rate.value, round(rate.high, 2)
+    (0.6, 0.9, 0.98)
     """
     if n < 1 or not 0 <= successes <= n:
         raise ValueError(
@@ -71,6 +77,14 @@ def cluster_bootstrap(
 
     Raises:
         ValueError: Fewer than 2 clusters, or as many labels as items are not given.
+
+    >>> import torch
+    >>> from regap_interp import cluster_bootstrap
+    >>> answered = torch.tensor([True, True, False, False])
+    >>> alone = cluster_bootstrap(answered, ["a", "b", "c", "d"], seed=0)
+    >>> together = cluster_bootstrap(answered, ["a", "a", "b", "b"], seed=0)
+    >>> alone.value, (together.low, together.high)  # two requests, rendered twice, tell little
+    (0.5, (0.0, 1.0))
     """
     exact = _checks.samples("outcomes", outcomes)
     index = _cluster_index(clusters, len(exact))

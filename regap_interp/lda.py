@@ -33,6 +33,13 @@ def lda_direction(
     Raises:
         ValueError: Too few items, different widths, states that are not finite or do not vary,
             moments without covariance or without a given `shrinkage`, or equal means.
+
+    >>> import torch
+    >>> from regap_interp import lda_direction
+    >>> spread = torch.tensor([[0.0, 9.0], [0.0, -9.0], [1.0, 0.0], [-1.0, 0.0]])
+    >>> found = lda_direction(spread + torch.tensor([4.0, 4.0]), spread, shrinkage=0.01)
+    >>> found.unit[0] > 0.99  # the second coordinate differs as much, but is noise
+    tensor(True)
     """
     if shrinkage is not None and not 0 < shrinkage <= 1:
         raise ValueError(f"shrinkage is {shrinkage}; it lies above 0 and is at most 1")

@@ -27,6 +27,13 @@ class Moments:
     exact while the items, less their mean, span at most r dimensions; beyond that the weakest
     components are dropped whenever `2 * r` rows are reached. The true matrix less the
     approximation has no negative eigenvalue, and its trace is `discarded` of the whole.
+
+    >>> import torch
+    >>> from regap_interp import Moments
+    >>> moments = Moments(2)
+    >>> moments.add(torch.tensor([[1.0, 0.0], [3.0, 0.0]]))
+    >>> moments.count, moments.mean.tolist(), moments.variance.tolist()
+    (2, [2.0, 0.0], [2.0, 0.0])
     """
 
     def __init__(self, width: int, *, covariance: Covariance = None) -> None:
@@ -119,7 +126,7 @@ class Moments:
     def from_tensors(
         cls, count: int, tensors: Mapping[str, Tensor], covariance: Covariance
     ) -> "Moments":
-        """The statistics that `tensors` was taken of."""
+        """The statistics of `count` items that `tensors` was taken of, with their `covariance`."""
         made = cls(len(tensors["mean"]), covariance=covariance)
         made.count = count
         for name, value in tensors.items():

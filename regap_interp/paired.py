@@ -33,6 +33,14 @@ def mcnemar(first: Bool[Tensor, "item"], second: Bool[Tensor, "item"]) -> McNema
 
     Raises:
         ValueError: The outcomes are not paired, or there are none.
+
+    >>> import torch
+    >>> from regap_interp import mcnemar
+    >>> regap = torch.tensor([True] * 6 + [False])
+    >>> fixed = torch.tensor([False] * 5 + [True, True])
+    >>> found = mcnemar(regap, fixed)
+    >>> found.only_first, found.only_second, found.p
+    (5, 1, 0.21875)
     """
     if first.shape != second.shape or not len(first):
         raise ValueError(

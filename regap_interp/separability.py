@@ -123,6 +123,13 @@ def separation(
         coordinate: One number for each item, usually the refusal coordinate.
         harmful: True for harmful items.
         min_per_class: With fewer items in a class, all measures but `gap` are NaN.
+
+    >>> import torch
+    >>> from regap_interp import separation
+    >>> coordinate = torch.tensor([3.0, 5.0, 1.0, 3.0])
+    >>> found = separation(coordinate, torch.tensor([True, True, False, False]))
+    >>> round(found.cohens_d, 3), found.auroc, found.gap
+    (1.414, 0.875, 2.0)
     """
     values = _checks.samples("coordinate", coordinate)
     _check_labels(harmful, len(values))
@@ -145,6 +152,15 @@ def crs_curve(
         by: The conditioning variable: drift coordinate, rendering level, ...
         windows: How to cut `by`; `SlidingWindows()` unless given.
         min_per_class: Windows with fewer harmful or benign items are not measured (NaN).
+
+    >>> import torch
+    >>> from regap_interp import QuantileBins, crs_curve
+    >>> refusal = torch.tensor([4.0, 5.0, 0.0, 1.0, 1.0, 2.0, 0.0, 1.0])
+    >>> harmful = torch.tensor([True, True, False, False] * 2)
+    >>> drift = torch.tensor([0.0, 0.0, 0.1, 0.1, 1.0, 1.0, 1.1, 1.1])
+    >>> curve = crs_curve(refusal, harmful, drift, windows=QuantileBins(2), min_per_class=2)
+    >>> [round(value, 2) for value in curve.crs.tolist()]
+    [5.66, 1.41]
     """
     values, condition = _conditioned(coordinate, harmful, by)
     cut = (windows or SlidingWindows()).split(condition)
@@ -210,7 +226,13 @@ def crs_trend(
 
 
 def auroc(harmful: Float[Tensor, "harmful"], benign: Float[Tensor, "benign"]) -> float:
-    """Chance that a harmful value exceeds a benign one, ties counted half; NaN if one is empty."""
+    """Chance that a harmful value exceeds a benign one, ties counted half; NaN if one is empty.
+
+    >>> import torch
+    >>> from regap_interp import auroc
+    >>> auroc(torch.tensor([2.0, 3.0]), torch.tensor([1.0, 2.0]))
+    0.875
+    """
     n, m = len(harmful), len(benign)
     if not n or not m:
         return _NAN
@@ -219,7 +241,13 @@ def auroc(harmful: Float[Tensor, "harmful"], benign: Float[Tensor, "benign"]) ->
 
 
 def spearman(first: Float[Tensor, "item"], second: Float[Tensor, "item"]) -> float:
-    """Rank correlation, ties at their average rank; NaN if one side is constant or n < 2."""
+    """Rank correlation, ties at their average rank; NaN if one side is constant or n < 2.
+
+    >>> import torch
+    >>> from regap_interp import spearman
+    >>> spearman(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([9.0, 4.0, 1.0]))
+    -1.0
+    """
     if len(first) != len(second):
         raise ValueError(f"{len(first)} values against {len(second)}; they must be paired")
     if len(first) < 2:

@@ -20,7 +20,13 @@ class Windows(Protocol):
 
 @dataclass(frozen=True)
 class QuantileBins:
-    """Disjoint bins of equal size (to one item)."""
+    """Disjoint bins of equal size (to one item).
+
+    >>> import torch
+    >>> from regap_interp import QuantileBins
+    >>> [members.tolist() for members in QuantileBins(2).split(torch.tensor([0.3, 0.1, 0.9, 0.2]))]
+    [[1, 3], [0, 2]]
+    """
 
     count: int = 10
     """Number of bins."""
@@ -37,7 +43,14 @@ class QuantileBins:
 
 @dataclass(frozen=True)
 class FixedBins:
-    """Disjoint bins between given edges; each holds its lower edge, the last both."""
+    """Disjoint bins between given edges; each holds its lower edge, the last both.
+
+    >>> import torch
+    >>> from regap_interp import FixedBins
+    >>> bins = FixedBins.equal(0.0, 1.0, 2)
+    >>> [members.tolist() for members in bins.split(torch.tensor([0.3, 0.5, 1.0, 7.0]))]
+    [[0], [1, 2]]
+    """
 
     edges: tuple[float, ...]
     """Rising edges, one more than bins. Items outside them are in no bin."""
@@ -64,7 +77,14 @@ class FixedBins:
 
 @dataclass(frozen=True)
 class SlidingWindows:
-    """Overlapping windows over the items in order of `by`."""
+    """Overlapping windows over the items in order of `by`.
+
+    >>> import torch
+    >>> from regap_interp import SlidingWindows
+    >>> windows = SlidingWindows(width=0.5, step=0.25, least=2)
+    >>> [members.tolist() for members in windows.split(torch.tensor([3.0, 1.0, 2.0, 4.0]))]
+    [[1, 2], [2, 0], [0, 3]]
+    """
 
     width: float = 0.20
     """Items in a window, as a share of all."""

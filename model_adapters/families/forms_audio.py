@@ -83,7 +83,7 @@ class Frames(Medium):
         return [Item(n, frames=(0, f)) for n, f in zip(counts, heard.tolist(), strict=True)]
 
     def vectors(self, outputs: Sequence[Tensor], module: nn.Module, inputs: Inputs) -> Tensor:
-        """Of each item's row only what it heard, where features are filled up."""
+        """Of the encoder module's outputs only what items heard, where `inputs` are filled up."""
         model: Any = module
         counts = [item.positions for item in self.items(inputs, model.config)]
         rows = torch.cat(list(outputs))

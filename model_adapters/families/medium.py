@@ -168,7 +168,7 @@ class Medium(ABC):
         return token_id(config, self.token)
 
     def placeholders(self, inputs: Inputs, config: Config) -> Bool[Tensor, "batch position"]:
-        """Where items of this medium stand in the prompt."""
+        """Where items of this medium stand in the prompt of `inputs`."""
         ids: Tensor = inputs["input_ids"]
         token = self.placeholder(config)
         return torch.zeros_like(ids, dtype=torch.bool) if token is None else ids == token

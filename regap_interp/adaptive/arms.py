@@ -126,6 +126,10 @@ def smallest_strength(
     Returns:
         The strength, its share, and whether the target was reached; if not, the strength of the
         grid that came closest.
+
+    >>> from regap_interp import smallest_strength
+    >>> smallest_strength(lambda strength: min(strength, 1.0), 0.6, grid=[0.5, 1.0, 1.5])
+    (0.625, 0.625, True)
     """
     seen: dict[float, float] = {}
     low = 0.0

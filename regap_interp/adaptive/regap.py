@@ -154,7 +154,7 @@ class ReGap:
             )
 
     def decisions(self, run: Run, modalities: Sequence[str]) -> tuple[Decision, ...]:
-        """What a run of `graph` decided, row by row."""
+        """What a run of `graph` decided, row by row; `modalities` are those of the rows."""
         return tuple(
             _decision(self.bundles.get(name), name, run, row) for row, name in enumerate(modalities)
         )
@@ -170,6 +170,11 @@ class ReGap:
         cls, folder: str | Path, adapter: Adapter | None = None, *, missing: Missing = "refuse"
     ) -> "ReGap":
         """Read every bundle of a folder.
+
+        Args:
+            folder: What `save` wrote.
+            adapter: The model they are to be used on, checked now; unless given, `on` checks it.
+            missing: What happens to media of a modality without a bundle.
 
         Raises:
             ArtefactError: There are none, or a file is damaged.

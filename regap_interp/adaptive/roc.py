@@ -34,10 +34,16 @@ class Roc:
 
 
 def roc(harmful: Float[Tensor, "harmful"], benign: Float[Tensor, "benign"]) -> Roc:
-    """The ROC of a signal that is larger for harmful items.
+    """The ROC of a signal that is larger for harmful items than for benign ones.
 
     Raises:
         ValueError: A class is empty or a value is not finite.
+
+    >>> import torch
+    >>> from regap_interp import roc
+    >>> found = roc(torch.tensor([0.2, 0.8]), torch.tensor([0.1, 0.3]))
+    >>> found.auroc, found.false_positive, found.true_positive
+    (0.75, (0.0, 0.0, 0.5, 0.5, 1.0), (0.0, 0.5, 0.5, 1.0, 1.0))
     """
     high, low = _checks.samples("harmful", harmful), _checks.samples("benign", benign)
     _check_both(high, low)
@@ -69,6 +75,12 @@ def choose_threshold(
 
     Raises:
         ValueError: A class is empty, a value is not finite, or the budget is no share below 1.
+
+    >>> import torch
+    >>> from regap_interp import choose_threshold
+    >>> harmful, benign = torch.tensor([0.5, 0.7]), torch.tensor([0.1, 0.3])
+    >>> round(choose_threshold(harmful, benign, 0.05), 3)
+    0.4
     """
     high, low = _checks.samples("harmful", harmful), _checks.samples("benign", benign)
     _check_both(high, low)

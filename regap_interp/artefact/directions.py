@@ -143,7 +143,7 @@ class Directions:
         write_tensors(path, vectors, about)
 
     def to_gguf(self, path: str | Path, name: str) -> None:
-        """Write one set as a control vector for repeng and llama.cpp, float32, raw length.
+        """Write the set `name` as a control vector for repeng and llama.cpp, float32, raw length.
 
         Both add `direction.N` to the output of decoder layer N, counted from 0.
 

@@ -14,7 +14,9 @@ from regap_interp.artefact import provenance
 from regap_interp.artefact.errors import ArtefactError, MismatchError
 
 TOWARDS_HARMFUL = "points from harmless to harmful"
+"""The sign of refusal sets, for `Recipe`."""
 TOWARDS_MEDIA = "points from text to media"
+"""The sign of drift sets, for `Recipe`."""
 MEAN_CENTRE = "mean of the items it points from"
 ZERO_CENTRE = "unknown, so the origin of the stream"
 UNKNOWN_POSITION = "unknown"
@@ -116,7 +118,14 @@ class Manifest:
         site: str = "resid_post",
         created: str | None = None,
     ) -> "Manifest":
-        """The manifest of directions measured on `adapter` with the libraries installed now."""
+        """The manifest of directions measured on `adapter` with the libraries installed now.
+
+        Args:
+            adapter: The model.
+            recipes: By name of the set.
+            site: Of all directions.
+            created: When, in your words.
+        """
         return cls(
             model_id=adapter.model_id,
             model_type=str(adapter.module.config.model_type),

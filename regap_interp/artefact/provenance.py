@@ -28,6 +28,13 @@ def data_fingerprint(items: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> st
 
     Raises:
         ValueError: No items, an id given twice, or a content of another type.
+
+    >>> from regap_interp import data_fingerprint
+    >>> one = data_fingerprint({"a": ["x", 1], "b": ["y", 2]})
+    >>> one == data_fingerprint([("b", ["y", 2]), ("a", ["x", 1])])
+    True
+    >>> one == data_fingerprint({"a": ["x", 2], "b": ["y", 2]})
+    False
     """
     pairs = list(items.items() if isinstance(items, Mapping) else items)
     ids = [name for name, _ in pairs]

@@ -61,7 +61,7 @@ class Node:
         return Project(self, vector, None if centre is None else Constant(centre), unit)
 
     def clip(self, low: float, high: float) -> "Arithmetic":
-        """The value held between two numbers."""
+        """The value held between the numbers `low` and `high`."""
         return Arithmetic("min", Arithmetic("max", self, Number(low)), Number(high))
 
     def __add__(self, other: "Operand") -> "Arithmetic":
@@ -310,7 +310,12 @@ def lens(of: Node, tokens: Sequence[int] | None = None) -> Lens:
 
 
 def select(gate: Operand, then: Operand, otherwise: Operand) -> Select:
-    """Row by row `then` or `otherwise`."""
+    """Row by row `then` or `otherwise`.
+
+    >>> import regap_interp as ri
+    >>> gate = ri.modality("image") & (ri.read("resid_post", 7) > 0)
+    >>> strength = ri.select(gate, -1.5, 0.0)
+    """
     return Select(node(gate), node(then), node(otherwise))
 
 
