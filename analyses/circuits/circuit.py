@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analyses.circuits.nodes import Node, named
+from analyses.patching.agreement import Agreement
 from regap_interp.views import About, Shown
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ class Circuit(Shown):
     method: str
     selection: str
     """How edges were chosen."""
+    agreement: Agreement | None = None
+    """Of the scores with edges that were really ablated, if that was tried."""
 
     def __repr__(self) -> str:
         """One line."""
@@ -82,7 +85,9 @@ class Circuit(Shown):
         """The circuit as a layered graph."""
         from analyses.circuits.drawing import CircuitView, Panel
 
-        about = About(model=self.model, n=self.n, note=f"{self.method}, edges: {self.selection}")
+        checked = f"; {in_words(self.agreement)}" if self.agreement else ""
+        note = f"{self.method}, edges: {self.selection}{checked}"
+        about = About(model=self.model, n=self.n, note=note)
         return CircuitView(
             [Panel("", dict(self.nodes), self.edges)],
             self.readout,
@@ -128,6 +133,7 @@ class Circuit(Shown):
             "format": _FORMAT,
             "n_layers": self.readout.layer,
             **{name: getattr(self, name) for name in _PLAIN},
+            "agreement": self.agreement and self.agreement.plain(),
             "nodes": [[str(node), value] for node, value in self.nodes.items()],
             "edges": [[str(one.sender), str(one.receiver), one.contribution] for one in self.edges],
         }
@@ -147,6 +153,7 @@ class Circuit(Shown):
             raise ValueError(f"{path} holds no circuit; give a .json file written by Circuit.save")
         try:
             depth = int(found["n_layers"])
+            agreement = found.get("agreement")
             plain: dict[str, Any] = {name: found[name] for name in _PLAIN}
             return Circuit(
                 nodes={named(name, depth): float(value) for name, value in found["nodes"]},
@@ -155,10 +162,19 @@ class Circuit(Shown):
                     for sender, receiver, value in found["edges"]
                 ),
                 readout=Node(depth, "readout"),
+                agreement=agreement and Agreement.read(agreement),
                 **plain,
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is damaged: {error!r}") from error
+
+
+def in_words(agreement: Agreement) -> str:
+    """For captions."""
+    return (
+        f"Spearman {agreement.spearman:.2f} with {agreement.n} edges really ablated, off by at "
+        f"most {agreement.largest:.2g} of the whole effect"
+    )
 
 
 def _networkx() -> Any:

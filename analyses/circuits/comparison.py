@@ -63,7 +63,7 @@ class Comparison(Shown):
 def compare(
     first: Circuit, second: Circuit, *, names: tuple[str, str] = ("first", "second")
 ) -> Comparison:
-    """Two circuits beside each other, such as that of text and that of images.
+    """Two circuits beside each other, by their names, such as "text" and "image".
 
     Raises:
         ValueError: circuits of models of another depth, or for another metric.

@@ -17,7 +17,7 @@ from regap_interp.views.view import View
 if TYPE_CHECKING:
     from analyses.circuits.circuit import Edge
 
-_PALE = 0.28
+_PALE = 0.36
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,6 +144,8 @@ def _edge(ax: Any, places: Places, edge: "Edge", scale: Scale, pale: bool) -> No
     out = 1.0 if x0 + x1 >= places.width - 1 else -1.0
     swing = out * min(0.22 * max(rise - 0.9, 0.0), 1.5)
     start, stop = (x0, y0 + 0.17), (x1, y1 - 0.2)
+    if edge.sender.layer == edge.receiver.layer:
+        stop = (x1 - 0.27, y1 - 0.02)
     curve = Path(
         [start, (x0 + swing, y0 + 0.4 * rise), (x1 + swing, y1 - 0.4 * rise), stop],
         [Path.MOVETO, Path.CURVE4, Path.CURVE4, Path.CURVE4],

@@ -1,6 +1,7 @@
 """The run whose circuit is looked for, and the values that stand in for its parts."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -8,15 +9,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from analyses.circuits.nodes import SPANS, Node
-from analyses.circuits.recording import (
-    TOLERANCE,
-    Hook,
-    Place,
-    Recording,
-    record,
-    run,
-)
+from analyses.circuits.ablation import states
+from analyses.circuits.circuit import Edge
+from analyses.circuits.nodes import SPANS, Node, edges
+from analyses.circuits.recording import TOLERANCE, Recording, record
 from analyses.patching import align as aligning
 from analyses.patching.align import Alignment, Pair, Policy, Selector
 from analyses.patching.metrics import as_metric
@@ -70,14 +66,29 @@ class Runs:
             return self.mask
         return self.mask & self.base.batch.mask(str(node.part)).to(self.mask.device)
 
-    @torch.no_grad()
-    def ablated(self, nodes: Sequence[Node] | frozenset[Node]) -> Float[Tensor, "item"]:
-        """The metric of every item when these nodes write the other values.
+    @functools.cached_property
+    def edges(self) -> tuple[tuple[Node, Node], ...]:
+        """Senders and receivers of all edges."""
+        every = (*self.nodes, self.readout)
+        found = edges(self.nodes, self.readout, self.parallel)
+        return tuple((every[sender], every[receiver]) for sender, receiver in found)
 
-        All other nodes compute from what reaches them.
+    @torch.no_grad()
+    def ablated(
+        self, nodes: Collection[Node] = (), *, edges: Collection[Edge | tuple[Node, Node]] = ()
+    ) -> Float[Tensor, "item"]:
+        """The metric of every item when these parts are really ablated; all others compute.
+
+        Args:
+            nodes: Write the other values.
+            edges: The receiver reads the sender's other value in place of what the sender wrote in
+                this very pass; all other readers get the real one. A head's queries, keys and
+                values all read it, those of the other heads do not. Costs attention of a layer once
+                more for every set of senders that heads in it are cut off from, and memory for what
+                each sender wrote at the ablated positions.
 
         Raises:
-            ValueError: for a node that the runs do not have.
+            ValueError: for nodes or edges that the runs do not have.
         """
         unknown = set(nodes) - set(self.nodes)
         if unknown:
@@ -85,40 +96,18 @@ class Runs:
                 f"there is no {min(map(str, unknown))} before the metric in these runs; the "
                 f"nodes are {', '.join(map(str, self.nodes[:6]))}, ..."
             )
-        chosen: dict[Place, list[Node]] = {}
-        for node in nodes:
-            chosen.setdefault(place_of(node), []).append(node)
-        hooks = {place: self._put(place, some) for place, some in chosen.items()}
+        pairs = {edge.ends if isinstance(edge, Edge) else edge for edge in edges}
+        known, parallel = {*self.nodes, self.readout}, self.parallel
+        for sender, receiver in pairs:
+            if {sender, receiver} <= known and sender.reaches(receiver, parallel):
+                continue
+            raise ValueError(
+                f"there is no edge from {sender} to {receiver} in these runs; edges lead from what "
+                "a node writes to a later node that reads it, or to the readout (`runs.edges`)"
+            )
         with lock_of(self.adapter.module):
-            read = run(self.adapter, self.base.batch, self.reader, hooks, self.depth)
+            read = states(self, nodes, pairs)
         return self.measured(read).double().cpu()
-
-    def _put(self, place: Place, nodes: Sequence[Node]) -> Hook:
-        if nodes[0].kind == "added":
-            layer = nodes[0].layer
-            moved = (self.other.added[layer] - self.base.added[layer]) * self.mask[..., None]
-            return lambda value: value + moved
-        values = self.other.sites[place]
-        where = torch.stack([self.spans(node) for node in nodes]).any(dim=0)[..., None]
-        if nodes[0].kind == "head":
-            heads = torch.zeros(values.shape[2], dtype=torch.bool, device=values.device)
-            heads[[int(node.part) for node in nodes]] = True
-            where = (where & heads)[..., None]
-        return lambda value: torch.where(where, values, value)
-
-
-def place_of(node: Node) -> Place:
-    """Where a node's values can be replaced."""
-    match node.kind:
-        case "embed":
-            return "embed", None
-        case "head":
-            return "z", node.layer
-        case "attn":
-            return "attn_out", node.layer
-        case "added":
-            return "resid_pre", node.layer + 1
-    return "mlp_out", node.layer
 
 
 @torch.no_grad()

@@ -11,14 +11,16 @@ from analyses.circuits import Runs, Scores, record_runs, score_edges
 from analyses.patching import LogitDifference
 from model_adapters import Adapter, Batch
 from model_adapters.organism import words
-from model_adapters.organism.world import Sample, Split, draw_samples
+from model_adapters.organism.world import Sample, Setting, Split, draw_samples
 
 METRIC = LogitDifference(right=7, wrong=20)
 
 
-def image_samples(n: int, *, seed: int, level: float, split: Split = "report") -> list[Sample]:
-    """Harmful requests with a picture as their last part, rendered at a level."""
-    drawn = draw_samples(split, "image", 8 * n, seed=seed, harmful=True)
+def media_samples(
+    setting: Setting, n: int, *, seed: int, level: float, split: Split = "report"
+) -> list[Sample]:
+    """Harmful requests whose object, rendered at a level, is their last part."""
+    drawn = draw_samples(split, setting, 8 * n, seed=seed, harmful=True)
     last = [one for one in drawn if one.phrasing.endswith("{object}")]
     return [dataclasses.replace(one, level=level) for one in last[:n]]
 
@@ -33,7 +35,7 @@ def pair_of(random_organism: Adapter) -> Callable[..., tuple[Batch, Batch]]:
     """Pairs of runs of the same length with a picture each."""
 
     def make(n: int = 2) -> tuple[Batch, Batch]:
-        one, other = (image_samples(n, seed=0, level=level) for level in (0.8, 0.0))
+        one, other = (media_samples("image", n, seed=0, level=level) for level in (0.8, 0.0))
         return encoded(random_organism, one), encoded(random_organism, other)
 
     return make

@@ -1,6 +1,8 @@
 """Sums that hold to the last digit, on the random organism and on other families."""
 
 import dataclasses
+import random
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -18,12 +20,14 @@ from analyses.circuits import (
     score_edges,
 )
 from analyses.circuits.nodes import Node
+from analyses.circuits.parts import By, EdgeParts
 from analyses.patching import Coordinate, LogitDifference
 from model_adapters import Adapter
 from model_adapters.probe import example
 from model_adapters.tiny import builders
 
 METRIC = LogitDifference(right=7, wrong=20)
+BY: tuple[By, ...] = ("nodes", "edges")
 FAMILIES = {
     "qwen3_vl": {"head", "added"},
     "llava": {"head"},
@@ -66,6 +70,35 @@ def direct_sums(adapter: Adapter, batch: Any) -> None:
         torch.testing.assert_close(of_heads, found.of_nodes[:, heads], atol=1e-5, rtol=1e-4)
         if "image" in adapter.media:
             assert bool(found.of_spans[:, found.spans.index("image"), heads].any())
+
+
+def edited_sums(adapter: Adapter, batch: Any) -> None:
+    """Under edits the parts still add up, and what the edit writes is a part of its own."""
+    layer = adapter.n_layers - 1
+    direction, pushed = some_direction(adapter, layer), some_direction(adapter, 0)
+    graph = ri.Graph(ri.add("resid_post", 0, pushed, strength=0.5))
+    bare = direct_attribution(adapter, batch, direction)
+    found = direct_attribution(adapter, batch, direction, graph=graph)
+    with adapter.trace(batch):
+        adapter.resid_post[0] = adapter.resid_post[0] + 0.5 * pushed.vector
+        stream = adapter.resid_post[layer].save()
+    wanted = direction.fraction(stream[torch.arange(len(batch)), batch.last].double())
+    torch.testing.assert_close(found.total, wanted, atol=1e-5, rtol=1e-5)
+    change = found.minus(bare)
+    for one in (found, change):
+        torch.testing.assert_close(
+            one.of_nodes.sum(dim=1) + one.constant, one.total, atol=1e-5, rtol=1e-4
+        )
+    added = change.of_nodes[:, change.nodes.index(Node(0, "added"))]
+    mine = 0.5 * pushed.vector @ direction.unit / direction.norm
+    torch.testing.assert_close(added, mine.expand(len(batch)), atol=1e-5, rtol=1e-4)
+    first = [i for i, node in enumerate(change.nodes) if node.layer < 1 and node.kind != "added"]
+    assert float(change.of_nodes[:, first].abs().max()) < 1e-5
+    assert float(change.of_nodes.abs().max(dim=0).values.median()) > 1e-5
+
+
+def test_direct_attribution_under_edits(random_organism: Adapter, pair_of: Any) -> None:
+    edited_sums(random_organism, pair_of()[0])
 
 
 def test_direct_attribution_adds_up(random_organism: Adapter, pair_of: Any) -> None:
@@ -153,16 +186,20 @@ def test_linear_paths_are_exact(random_organism: Adapter, pair_of: Any) -> None:
     linear_paths(random_organism, pair_of())
 
 
-def test_full_and_empty_graphs(runs: Runs, scores: Scores) -> None:
+@pytest.mark.parametrize("by", BY)
+def test_full_and_empty_graphs(runs: Runs, scores: Scores, by: By) -> None:
     every = scores.top(10**6)
     assert set(every.nodes) == set(runs.nodes)
     nothing = dataclasses.replace(every, nodes={}, edges=())
-    found = curves(runs, [nothing, scores.greedy(20), every], controls=2, resamples=50)
+    three = [nothing, scores.greedy(20), every]
+    found = curves(runs, three, by=by, controls=2, resamples=50)
     faithfulness = found.faithfulness.value
     assert faithfulness[[0, 2]].tolist() == pytest.approx([0, 1], abs=1e-5)
     assert float(found.completeness.value[0]) == pytest.approx(0, abs=1e-5)
     assert found.random_faithfulness.value[[0, 2]].tolist() == pytest.approx([0, 1], abs=1e-5)
     assert found.n_edges[:2] == (0, 20)
+    if by == "edges":
+        assert float(found.completeness.value[2]) == pytest.approx(1, abs=1e-5)
 
 
 def test_everything_ablated_is_the_other_run(runs: Runs, pair_of: Any) -> None:
@@ -172,6 +209,35 @@ def test_everything_ablated_is_the_other_run(runs: Runs, pair_of: Any) -> None:
         torch.testing.assert_close(one.ablated(one.nodes), other.ablated(()), atol=1e-4, rtol=0)
     logits = runs.adapter(ours).logits[:, -1].double()
     torch.testing.assert_close(runs.ablated(()), logits[:, 7] - logits[:, 20], atol=1e-5, rtol=0)
+
+
+def test_an_edge_lost_is_a_smaller_circuit(runs: Runs, scores: Scores) -> None:
+    circuit = scores.greedy(4)
+    found = minimality(runs, circuit, by="edges", controls=2, resamples=50)
+    edge = found.edges[0]
+    left = tuple(one for one in circuit.edges if one.ends != edge)
+    without = dataclasses.replace(circuit, edges=left)
+    both = curves(runs, [circuit, without], by="edges", controls=0, resamples=50).faithfulness
+    assert float(both.value[0] - both.value[1]) == pytest.approx(
+        float(found.loss.value[0]), abs=1e-6
+    )
+    assert found.nodes == () and list(found.to_frame()) == ["edge", "loss", "low", "high"]
+
+
+def test_random_edges_are_of_the_same_make(runs: Runs, scores: Scores) -> None:
+    parts = EdgeParts(runs)
+    mine = parts.within(scores.greedy(20))
+    other = parts.alike(mine, random.Random(0))
+    assert other == parts.alike(mine, random.Random(0)) != mine
+
+    def kinds(edges: Any) -> Counter[tuple[Any, str]]:
+        return Counter(
+            (one.part if one.kind == "embed" else one.kind, to.kind) for one, to in edges
+        )
+
+    assert kinds(other) == kinds(mine)
+    reached = {runs.readout} | {sender for sender, _ in other}
+    assert sum(to in reached for _, to in other) >= 18
 
 
 def test_losses_are_differences_of_faithfulness(runs: Runs, scores: Scores) -> None:
@@ -200,14 +266,22 @@ def test_other_families(name: str) -> None:
     adapter = model_adapters.load(builders()[name]())
     pair = runs_of(adapter)
     direct_sums(adapter, pair[0])
+    edited_sums(adapter, pair[0])
     linear_paths(adapter, pair)
     metric = LogitDifference(right=3, wrong=7)
     runs = record_runs(adapter, *pair, metric=metric)
     other = record_runs(adapter, pair[1], pair[0], metric=metric)
     torch.testing.assert_close(runs.ablated(runs.nodes), other.ablated(()), atol=1e-4, rtol=0)
     assert {node.kind for node in runs.nodes} - {"embed", "mlp"} == FAMILIES[name]
-    scores = score_edges(runs)
+    scores = score_edges(runs, check=4)
     torch.testing.assert_close(outgoing(scores), scores.of_nodes, atol=1e-5, rtol=1e-3)
+    circuits = [scores.greedy(3), scores.greedy(6)]
+    for by in BY:
+        found = curves(runs, circuits, by=by, controls=1, resamples=20)
+        assert bool(found.faithfulness.value.isfinite().all())
+        needed = minimality(runs, circuits[0], by=by, controls=1, resamples=20)
+        assert len(needed.parts) == len(circuits[0].nodes if by == "nodes" else circuits[0].edges)
+    assert len(circuits[0].compare(circuits[1]).shared) == 3
 
 
 @pytest.mark.parametrize(

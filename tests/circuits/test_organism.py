@@ -1,4 +1,4 @@
-"""The circuit by which drift closes the refusal gate on images: it does what it is said to do."""
+"""The circuits by which drift closes the refusal gate: they do what they are said to do."""
 
 import random
 from typing import Any
@@ -9,8 +9,9 @@ from analyses.circuits import Circuit, Runs, curves, record_runs, score_edges
 from analyses.circuits.nodes import Node
 from analyses.patching import Pair
 from model_adapters import Adapter
+from model_adapters.organism.world import Setting, Split
 from regap_interp.intervals import wilson
-from tests.circuits.conftest import encoded, image_samples
+from tests.circuits.conftest import encoded, media_samples
 
 N = 40
 BLURRED = 0.9
@@ -20,7 +21,8 @@ BLURRED = 0.9
 def held_out(organism: Adapter, lead: Any) -> dict[str, Runs]:
     """Blurred pictures, ablated by sharp ones of the same requests; and the other way round."""
     blurred, sharp = (
-        encoded(organism, image_samples(N, seed=3, level=level)) for level in (BLURRED, 0.0)
+        encoded(organism, media_samples("image", N, seed=3, level=level))
+        for level in (BLURRED, 0.0)
     )
     return {
         "blurred": record_runs(organism, blurred, sharp, metric=lead),
@@ -32,7 +34,7 @@ def held_out(organism: Adapter, lead: Any) -> dict[str, Runs]:
 def circuit(organism: Adapter, lead: Any) -> Circuit:
     """Found on requests of another split."""
     blurred, sharp = (
-        encoded(organism, image_samples(8, seed=3, level=level, split="calibration"))
+        encoded(organism, media_samples("image", 8, seed=3, level=level, split="calibration"))
         for level in (BLURRED, 0.0)
     )
     return score_edges(record_runs(organism, blurred, sharp, metric=lead), steps=4).greedy(5)
@@ -75,14 +77,61 @@ def test_the_circuit_beats_random_ones(held_out: dict[str, Runs], circuit: Circu
     assert float(found.completeness.low[0]) > float(found.random_completeness.value[0]) + 0.2
 
 
-def test_text_runs_take_the_place_of_parts(organism: Adapter, lead: Any) -> None:
-    """Of another length: by a policy of alignment."""
-    samples = image_samples(4, seed=3, level=BLURRED)
-    pictures = encoded(organism, samples)
-    texts = encoded(organism, [one.twin() for one in samples])
-    where: Any = [Pair("image", -4), -3, -2, -1]
-    runs = record_runs(organism, pictures, texts, metric=lead, positions=where, align="mean")
+PLACES: dict[Setting, Any] = {
+    "image": [Pair("image", -4), -3, -2, -1],
+    "audio": [Pair("audio", -4), -3, -2, -1],
+    "video": [Pair("video", -4), -3, -2, -1],
+    "omni": [Pair("audio", -6), Pair("image", -4), -3, -2, -1],
+}
+"""Where blurred media stand, and the word of the text twin; then the tokens behind it."""
+
+
+def from_text(organism: Adapter, lead: Any, setting: Setting, n: int, split: Split) -> Runs:
+    """Blurred media that are answered; their parts ablated by those of the text twins."""
+    samples = media_samples(setting, n, seed=3, level=BLURRED, split=split)
+    blurred, texts = encoded(organism, samples), encoded(organism, [one.twin() for one in samples])
+    return record_runs(
+        organism, blurred, texts, metric=lead, positions=PLACES[setting], align="mean"
+    )
+
+
+@pytest.mark.parametrize("setting", PLACES)
+def test_text_recovers_refusal_through_a_circuit(
+    organism: Adapter, lead: Any, setting: Setting
+) -> None:
+    """Ten edges out of two thousand, found on other requests: as nodes, and as nothing but edges,
+    they bring back the refusal that drift took away; random ones like them do not."""
+    scores = score_edges(from_text(organism, lead, setting, 8, "calibration"), steps=4)
+    circuit = scores.greedy(10)
+    assert any(node.kind == "embed" for node in scores.greedy(20).nodes)
+    runs = from_text(organism, lead, setting, 12, "report")
+    edges = [edge.ends for edge in circuit.edges]
+    assert len(edges) == 10 and len(runs.edges) > 1500
+
+    def refuses(*nodes: Any, **edges: Any) -> float:
+        return float((runs.ablated(*nodes, **edges) > 0).double().mean())
+
+    assert refuses() == 0
+    assert refuses(runs.nodes) == 1
+    assert refuses(circuit.inner) > 0.9
+    assert refuses(edges=edges) > 0.85
+    found = curves(runs, [circuit], by="edges", controls=2, resamples=200)
+    assert float(found.completeness.low[0]) > 0.4
+    assert float(found.completeness.low[0]) > float(found.random_completeness.high[0])
+
+
+def test_scores_agree_with_real_ablation(organism: Adapter, lead: Any) -> None:
+    runs = from_text(organism, lead, "image", 8, "calibration")
+    scores = score_edges(runs, steps=4, check=16, seed=1)
+    assert scores.check is not None and scores.check.agreement.n == 16
+    assert scores.check.agreement.spearman > 0.7
+    assert scores.check.agreement.largest < 0.2
+
+
+def test_text_runs_are_aligned_by_a_policy(organism: Adapter, lead: Any) -> None:
+    runs = from_text(organism, lead, "image", 4, "report")
     assert int(runs.mask.sum()) == 4 * (8 + 3)
-    assert bool((runs.ablated(()) < 0).all() and (runs.ablated(runs.nodes) > 0).all())
+    samples = media_samples("image", 2, seed=3, level=BLURRED)
+    pictures, texts = encoded(organism, samples), encoded(organism, [s.twin() for s in samples])
     with pytest.raises(ValueError, match="does not name the same place"):
         record_runs(organism, pictures, texts, metric=lead)

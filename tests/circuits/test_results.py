@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from analyses.circuits import Circuit, Node, Runs, Scores, compare, curves, record_runs, score_edges
+from analyses.circuits.checking import draw
 from analyses.circuits.layout import place_nodes
 from analyses.circuits.nodes import named
 from analyses.patching import LogitDifference
@@ -31,6 +32,15 @@ def test_top_and_threshold_take_the_largest(scores: Scores) -> None:
     assert scores.top(12).nodes.keys() >= {edge.sender for edge in circuit.edges}
 
 
+def test_scores_as_a_table(scores: Scores) -> None:
+    table = scores.to_frame()
+    assert len(table) == len(scores.senders) and "readout" in set(table["receiver"])
+    largest = table.loc[table["contribution"].abs().idxmax()]
+    edge = scores.top(1).edges[0]
+    assert (largest["sender"], largest["receiver"]) == (str(edge.sender), str(edge.receiver))
+    assert largest["low"] <= edge.contribution <= largest["high"]
+
+
 def test_greedy_circuits_lead_to_the_readout(scores: Scores) -> None:
     reached = {scores.readout}
     for edge in scores.greedy(30).edges:
@@ -38,6 +48,38 @@ def test_greedy_circuits_lead_to_the_readout(scores: Scores) -> None:
         reached.add(edge.sender)
     smaller = {edge.ends for edge in scores.greedy(10).edges}
     assert smaller < {edge.ends for edge in scores.greedy(30).edges}
+
+
+@pytest.fixture(scope="module")
+def checked(runs: Runs) -> Scores:
+    """With some edges really ablated."""
+    return score_edges(runs, check=6, seed=2)
+
+
+def test_scores_are_checked_by_real_ablation(runs: Runs, checked: Scores) -> None:
+    check = checked.check
+    assert check is not None and len(set(check.edges)) == check.agreement.n == 6
+    bare = runs.ablated()
+    for place, ends in enumerate(check.edges):
+        lost = bare - runs.ablated(edges=[ends])
+        torch.testing.assert_close(check.exact[:, place], lost, atol=1e-6, rtol=0)
+        edge = runs.edges.index(ends)
+        assert torch.equal(check.estimated[:, place], checked.of_edges[:, edge])
+    order = checked.of_edges.mean(dim=0).abs().argsort(descending=True).tolist()
+    large = {runs.edges[i] for i in order[: round(0.05 * len(order))]}
+    assert len(large & set(check.edges)) == 3
+    again = score_edges(runs, check=6, seed=2).check
+    assert again is not None and again.edges == check.edges
+    assert list(check.to_frame()) == ["sender", "receiver", "estimated", "exact"]
+    assert "6 edges really ablated" in repr(checked) and "Spearman" in check.view().caption
+
+
+def test_agreement_stays_with_the_circuit(checked: Scores, tmp_path: Path) -> None:
+    circuit = checked.greedy(5)
+    assert checked.check is not None and circuit.agreement == checked.check.agreement
+    assert "6 edges really ablated" in circuit.view().caption
+    assert Circuit.load(circuit.save(tmp_path / "circuit.json")).agreement == circuit.agreement
+    assert draw(torch.arange(5.0), 9, 0) == [0, 1, 2, 3, 4]
 
 
 def test_files_come_back(scores: Scores, tmp_path: Path) -> None:
@@ -105,7 +147,15 @@ def test_views_hold_no_script(runs: Runs, scores: Scores) -> None:
     shown = circuit._repr_mimebundle_()
     assert set(shown) == {"text/plain", "text/html", "image/png"}
     assert "<script" not in shown["text/html"]
-    found = curves(runs, [scores.greedy(4), scores.greedy(8)], controls=1, resamples=20)
+    done: list[tuple[int, int]] = []
+    found = curves(
+        runs,
+        [scores.greedy(4), scores.greedy(8)],
+        controls=1,
+        resamples=20,
+        progress=lambda *passes: done.append(passes),
+    )
+    assert done == [(i + 1, 8) for i in range(8)]
     assert len(found.plot().axes) == 2
     assert found.to_frame().shape == (2, 14)
 
@@ -150,6 +200,10 @@ def test_refusals(random_organism: Adapter, runs: Runs, scores: Scores, pair_of:
         runs.ablated([Node(99, "head", 0)])
     with pytest.raises(ValueError, match="steps is -1"):
         score_edges(runs, steps=-1)
+    with pytest.raises(ValueError, match="check is -1"):
+        score_edges(runs, check=-1)
+    with pytest.raises(ValueError, match="by is 'heads'"):
+        curves(runs, [scores.greedy(2)], by="heads")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="at least one edge"):
         scores.top(0)
     same = record_runs(random_organism, batch, batch, metric=METRIC)
