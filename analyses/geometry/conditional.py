@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from analyses.geometry import estimate
+from analyses.geometry.moments import separations
 from analyses.geometry.result import Source
 from analyses.geometry.windowed import STATISTICS, Statistic, Windowed, measured
 from regap_interp.intervals import interval_of_measured, resample_clusters, resample_weights
@@ -84,7 +85,7 @@ def separability_windows(
         return float(answered[bad].double().mean())
 
     drawn = [
-        _by_moments(statistic, again[:, one], refusal[one].double(), harmful[one])
+        separations(statistic, again[:, one], refusal[one][None].double(), harmful[one])[:, 0]
         if statistic in ("cohens_d", "fisher", "gap")
         else _draws(functools.partial(crs_of, least=2), again[:, one], one)
         for one in members
@@ -132,27 +133,6 @@ def _draws(
     """The statistic of the rows of each resample that fall inside a window."""
     found = [statistic(rows.repeat_interleave(counts.long())) for counts in weights]
     return torch.tensor(found, dtype=torch.float64)
-
-
-def _by_moments(
-    statistic: Statistic, weights: Tensor, values: Tensor, harmful: Tensor
-) -> Float[Tensor, "draw"]:
-    """The same for what sums of values and squares tell, all resamples at once."""
-    centred = values - values.mean()
-    n, mean, squares = [], [], []
-    for kind in (harmful, ~harmful):
-        counts, of = weights[:, kind], centred[kind]
-        n.append(counts.sum(dim=1))
-        mean.append(counts @ of / n[-1])
-        squares.append((counts @ of**2 - n[-1] * mean[-1] ** 2).clamp(min=0))
-    gap = mean[0] - mean[1]
-    if statistic == "gap":
-        found = gap
-    elif statistic == "fisher":
-        found = gap**2 / (squares[0] / (n[0] - 1) + squares[1] / (n[1] - 1))
-    else:
-        found = gap / ((squares[0] + squares[1]) / (n[0] + n[1] - 2)).sqrt()
-    return torch.where((torch.minimum(*n) >= 2) & found.isfinite(), found, torch.nan)
 
 
 def _shares(weights: Tensor, harmful: Tensor, answered: Tensor) -> Float[Tensor, "draw"]:

@@ -5,7 +5,7 @@ along refusal, how alike the drifts of two modalities are.
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -13,12 +13,20 @@ from torch import Tensor
 
 from analyses.geometry import estimate
 from analyses.geometry.estimate import Estimate
+from analyses.geometry.lines import Line, LinePanel, LinesView
 from analyses.geometry.mixtures import Weights, alike, inner, length
-from analyses.geometry.result import Result, Source
+from analyses.geometry.result import Result, Source, intervals
 from analyses.geometry.states import States, check_text
+from regap_interp.views import HeatMap
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+_SHOWN = {
+    "cosine": "cosine of drift and refusal",
+    "norm": "length of the drift",
+    "parallel": "part along refusal",
+    "orthogonal": "length of the rest",
+    "stability": "cosine of the drifts of two halves",
+}
+"""What numbers are."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,15 +115,57 @@ class Decomposition(Result):
             "refusal": {"layer": list(self.layers), **refusal},
         }
 
-    def plot(self, ax: "Axes | None" = None) -> "Axes":
-        """Cosine of drift and refusal over layers."""
-        from analyses.geometry import drawing
+    def view(self) -> LinesView:
+        """All numbers over layers, a line for each modality."""
+        panels = [
+            LinePanel(
+                quantity,
+                [
+                    Line(kind, self.layers, getattr(self, name)[:, index].band, self.n_pairs[index])
+                    for index, kind in enumerate(self.modalities)
+                ],
+            )
+            for name, quantity in _SHOWN.items()
+        ]
+        both = itertools.combinations(enumerate(self.modalities), 2)
+        between = [
+            Line(f"{one} and {other}", self.layers, self.between[:, i, j].band, self.n)
+            for (i, one), (j, other) in both
+        ]
+        if between:
+            panels.append(LinePanel("cosine of two modalities' drifts", between))
+        return LinesView(
+            panels,
+            "layer",
+            whole=True,
+            title="drift taken apart",
+            about=self._about(
+                self.n,
+                f"{self.pairs} pairs; refusal of {self.n_harmful} harmful and {self.n_harmless} "
+                f"harmless texts; {intervals(self.confidence, self.resamples)}",
+            ),
+        )
 
-        ax = drawing.axes(ax)
-        for index, kind in enumerate(self.modalities):
-            label = f"{kind} (n {self.n_pairs[index]} pairs)"
-            drawing.line(ax, self.layers, self.cosine[:, index], label, index)
-        return drawing.finish(ax, self, "layer", "cosine of drift and refusal", zero=True)
+    def heat(self, name: str = "cosine") -> HeatMap:
+        """One number as a map, layer by modality.
+
+        Args:
+            name: "norm", "cosine", "parallel", "orthogonal" or "stability".
+
+        Raises:
+            ValueError: it is none of them.
+        """
+        if name not in _SHOWN:
+            raise ValueError(f"no number {name!r}; there are {', '.join(_SHOWN)}")
+        return HeatMap(
+            getattr(self, name).value,
+            self.layers,
+            self.modalities,
+            column_axis="modality",
+            quantity=_SHOWN[name],
+            title=f"drift taken apart: {_SHOWN[name]}",
+            about=self._about(self.n, f"{self.pairs} pairs"),
+        )
 
 
 def decompose(

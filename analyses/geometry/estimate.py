@@ -9,11 +9,19 @@ from jaxtyping import Float
 from torch import Tensor
 
 from regap_interp.intervals import interval_of_measured
+from regap_interp.views import Band
 
 
 @dataclass(frozen=True, eq=False)
 class Estimate:
-    """Numbers, each with an interval; NaN where nothing could be measured."""
+    """Numbers, each with an interval; NaN where nothing could be measured.
+
+    >>> import torch
+    >>> from analyses.geometry import Estimate
+    >>> found = Estimate(*(torch.tensor(ends) for ends in ([0.5, 0.9], [0.25, 0.75], [0.75, 1.0])))
+    >>> found[1].columns("auroc")["auroc_low"]
+    [0.75]
+    """
 
     value: Float[Tensor, "*place"]
     low: Float[Tensor, "*place"]
@@ -22,6 +30,11 @@ class Estimate:
     def __getitem__(self, place: Any) -> "Estimate":
         """Those at some places."""
         return Estimate(self.value[place], self.low[place], self.high[place])
+
+    @property
+    def band(self) -> Band:
+        """The same for a figure; of one axis."""
+        return Band(self.value, self.low, self.high)
 
     def columns(self, name: str) -> dict[str, list[float]]:
         """Three columns of a table, places in row-major order."""

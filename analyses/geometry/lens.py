@@ -47,7 +47,9 @@ class RefusalTokens:
         refusing: Sequence[int | str],
         answering: Sequence[int | str] | None = None,
     ) -> "RefusalTokens":
-        """Ids, or strings of one token each.
+        """`refusing` tokens open refusals, `answering` ones answers (None: all others).
+
+        Ids, or strings of one token each.
 
         Raises:
             ValueError: a string of several tokens, or an id the model does not have.
@@ -156,7 +158,10 @@ def find_refusal_tokens(
 class Lens(Protocol):
     """Reads logits from states after any layer."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """For captions."""
+        ...
 
     def logits(
         self,
@@ -165,7 +170,7 @@ class Lens(Protocol):
         layer: int,
         tokens: Sequence[int] | None,
     ) -> Float[Tensor, "item token"]:
-        """Logits of `tokens` (None: of all), in their order."""
+        """Logits of `tokens` (None: of all), in their order, of states after a layer."""
         ...
 
 
@@ -208,6 +213,31 @@ class TunedLens:
                 "translator needs both"
             )
 
+    def check(self, adapter: Adapter) -> None:
+        """Refuse a lens of another model.
+
+        Raises:
+            ValueError: translators of layers that the model does not have, of another width, or
+                with numbers that are not finite.
+        """
+        wrong = [layer for layer in self.weight if not 0 <= layer < adapter.n_layers]
+        if wrong:
+            raise ValueError(
+                f"the lens translates the layers {wrong}; {adapter.model_id} has 0 to "
+                f"{adapter.n_layers - 1}"
+            )
+        width = adapter.d_model
+        for layer, weight in self.weight.items():
+            bias = self.bias[layer]
+            if weight.shape != (width, width) or bias.shape != (width,):
+                raise ValueError(
+                    f"the lens has weight {tuple(weight.shape)} and bias {tuple(bias.shape)} at "
+                    f"layer {layer}; {adapter.model_id} is {width} wide, so give "
+                    f"{(width, width)} and {(width,)}: it was trained for another model"
+                )
+            if not (weight.isfinite().all() and bias.isfinite().all()):
+                raise ValueError(f"the lens holds numbers that are not finite at layer {layer}")
+
     def logits(
         self,
         adapter: Adapter,
@@ -229,8 +259,14 @@ def lens_log_odds(
     tokens: RefusalTokens,
     lens: Lens | None = None,
 ) -> Float[Tensor, "item"]:
-    """Log-odds of refusing, read from states after a layer, float64 on the CPU."""
+    """Log-odds of refusing (`tokens`), read from states after a layer, float64 on the CPU.
+
+    Raises:
+        ValueError: a tuned lens of another model.
+    """
     through = lens or LogitLens()
+    if isinstance(through, TunedLens):
+        through.check(adapter)
     found = [
         tokens.log_odds(through.logits(adapter, part, layer, tokens.rows).detach().cpu())
         for part in states.split(_AT_ONCE)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -14,10 +14,8 @@ from analyses.geometry.result import Result, Source
 from analyses.geometry.states import States, coordinates
 from analyses.geometry.windowed import Statistic, Windowed
 from regap_interp.directions import Direction
+from regap_interp.views import PlanePoints, PlaneView
 from regap_interp.windows import Windows
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,28 +102,27 @@ class Plane(Result):
             name=modality,
         )
 
-    def plot(self, ax: "Axes | None" = None) -> "Axes":
-        """Requests as points: red triangles are harmful, filled ones hold media."""
-        from analyses.geometry import drawing
+    def view(self) -> PlaneView:
+        """Requests as points, a panel for each kind of media, next to all text."""
+        return PlaneView(
+            [self._panel(kind) for kind in self.requests.media] or [self._panel("text")],
+            title="requests in the plane of refusal and drift",
+            about=self._about(
+                self.n,
+                f"refusal at layer {self.refusal_layer}, drift at layer {self.drift_layer}, "
+                f"cosine of the two {self.cosine:.2f}",
+            ),
+        )
 
-        ax = drawing.axes(ax)
-        media = torch.tensor([kind != "text" for kind in self.requests.modality])
-        for harmful in (False, True):
-            for filled in (False, True):
-                chosen = (self.requests.harmful == harmful) & (media == filled)
-                if chosen.any():
-                    label = f"{'harmful' if harmful else 'benign'} {'media' if filled else 'text'}"
-                    drawing.points(
-                        ax,
-                        self.drift[chosen],
-                        self.refusal[chosen],
-                        f"{label} (n {int(chosen.sum())})",
-                        harmful=harmful,
-                        filled=filled,
-                    )
-        across = f"drift at layer {self.drift_layer} (0 text, 1 media)"
-        up = f"refusal at layer {self.refusal_layer} (0 harmless, 1 harmful text)"
-        return drawing.finish(ax, self, across, up, zero=True)
+    def _panel(self, kind: str) -> PlanePoints:
+        rows = sorted({*self.requests.rows(modality="text"), *self.requests.rows(modality=kind)})
+        return PlanePoints(
+            kind,
+            refusal=self.refusal[rows],
+            drift=self.drift[rows],
+            harmful=self.requests.harmful[rows],
+            media=torch.tensor([self.requests.modality[row] != "text" for row in rows]),
+        )
 
     def _held(self) -> str:
         return ", ".join(dict.fromkeys(self.requests.modality))

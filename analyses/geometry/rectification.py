@@ -1,20 +1,27 @@
 """Self-rectification: runs that show what refusal does after a partial drift correction."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from analyses.geometry import estimate
-from analyses.geometry.lens import Lens, LogitLens, RefusalTokens, lens_log_odds
+from analyses.geometry.lens import Lens, LogitLens, RefusalTokens, TunedLens, lens_log_odds
 from analyses.geometry.requests import Requests
-from analyses.geometry.states import States, measure_states
+from analyses.geometry.result import Source
 from analyses.geometry.trajectories import Condition, Rectification
+from analyses.resuming import Partial, Progress, Work
 from model_adapters import Adapter
-from regap_interp.capture import Progress
+from regap_interp.artefact.provenance import data_fingerprint
+from regap_interp.capture import capture_passes
 from regap_interp.directions import Direction
 from regap_interp.graph import Graph, add
+from regap_interp.statistics import Site
 
 
 def rectify(
@@ -32,6 +39,8 @@ def rectify(
     confidence: float = 0.95,
     seed: int = 0,
     progress: Progress | bool = False,
+    checkpoint: str | Path | None = None,
+    resume: Partial | None = None,
 ) -> Rectification:
     """Follow refusal through the layers of media requests, and of their text twins if they are
     among the requests.
@@ -50,12 +59,17 @@ def rectify(
         resamples: Bootstrap draws.
         confidence: Of the intervals.
         seed: Of the draws.
-        progress: True draws a bar on standard error.
+        progress: Called after every pass; True draws a bar on standard error.
+        checkpoint: A file that finished requests are written to as the passes go. If it is there,
+            they go on from it.
+        resume: `Interrupted.partial` of the same call.
 
     Raises:
         ValueError: Media of several modalities or of none, layers without refusal direction, a
-            layer that is the last one, or a drift that is not orthogonal to refusal there.
+            layer that is the last one, a drift that is not orthogonal to refusal there, a lens of
+            another model, or what was finished belongs to another call.
         GraphError: A direction of another model, site or layer.
+        Interrupted: On Ctrl-C; it carries what is finished.
     """
     layers = tuple(range(adapter.n_layers))
     if len(requests.media) != 1:
@@ -79,40 +93,54 @@ def rectify(
             f"|cos(drift, refusal)| is {across:.3f} at layer {layer}, so the correction would move "
             "the coordinate that is measured; take States.correction, or orthogonalise it"
         )
+    source = Source.of(adapter, site="resid_post")
+    for one in layers:
+        origin = refusal[one].origin
+        here = (source.fingerprint, source.site, one)
+        if origin is not None and (origin.model, origin.site, origin.layer) != here:
+            raise ValueError(
+                f"the refusal direction of layer {one} was measured at {origin}, the model is "
+                f"{source.fingerprint[:12]}; measure it on resid_post there"
+            )
     estimate.check_draws(resamples, confidence)
     if tokens is not None:
         tokens.check(adapter)
+    through: Lens = lens or LogitLens()
+    if isinstance(through, TunedLens):
+        through.check(adapter)
     graph = Graph(add("resid_post", layer, drift, strength=-strength))
     graph.check(adapter)
     media = requests.rows(modality=requests.media[0])
     bare = requests.only(media)
-    runs: dict[Condition, tuple[Requests, Graph | None]] = {
-        "drifted": (bare, None),
-        "corrected": (bare, graph),
+    runs: dict[Condition, _Run] = {
+        "drifted": _Run(bare, range(len(media)), None),
+        "corrected": _Run(bare, range(len(media)), graph),
     }
     place = {name: row for row, name in enumerate(requests.ids)}
     twins = [place[str(requests.twin[row])] for row in media if requests.twin[row] is not None]
-    twinned = len(twins) == len(media)
-    if twinned:
-        runs = {"clean": (requests.only(twins), None), **runs}
-    read: dict[Condition, States] = {}
-    coordinate: dict[Condition, Tensor] = {}
-    log_odds: dict[Condition, Tensor] = {}
-    for condition, (some, edits) in runs.items():
-        read[condition] = measure_states(
-            adapter, some, graph=edits, batch_size=batch_size, progress=progress
-        )
-        values = read[condition].values
-        if condition == "clean":
-            row = {name: index for index, name in enumerate(some.ids)}
-            values = values[:, [row[requests.ids[one]] for one in twins]]
-        coordinate[condition] = torch.stack([refusal[one].fraction(values[one]) for one in layers])
-        if tokens is not None:
-            log_odds[condition] = torch.stack(
-                [lens_log_odds(adapter, values[one], one, tokens, lens) for one in layers]
-            )
+    if len(twins) == len(media):
+        text = requests.only(twins)
+        row = {name: index for index, name in enumerate(text.ids)}
+        runs = {"clean": _Run(text, [row[requests.ids[one]] for one in twins], None), **runs}
+    followed = _Followed(adapter, runs, refusal, tokens, through)
+    recipe = data_fingerprint(
+        {
+            "source": asdict(source),
+            "requests": [
+                one.fingerprint() for one in dict.fromkeys(run.requests for run in runs.values())
+            ],
+            "refusal": [[refusal[one].vector, refusal[one].centre] for one in layers],
+            "drift": [drift.vector, layer, strength],
+            "tokens": None if tokens is None else [tokens.refusing, tokens.answering],
+            "lens": _written(through),
+        }
+    )
+    work = Work(followed.nothing(recipe), resume=resume, checkpoint=checkpoint, progress=progress)
+    with work.running():
+        followed.run(work, batch_size)
+    coordinate, log_odds = followed.split(work)
     return Rectification(
-        source=read["drifted"].source,
+        source=source,
         seed=seed,
         modality=requests.media[0],
         layer=layer,
@@ -122,7 +150,87 @@ def rectify(
         coordinate=coordinate,
         log_odds=log_odds,
         tokens=tokens,
-        lens=(lens or LogitLens()).name,
+        lens=through.name,
         confidence=confidence,
         resamples=resamples,
     )
+
+
+class _Run(NamedTuple):
+    """One condition."""
+
+    requests: Requests
+    order: Sequence[int]
+    """Which of them belongs to each medium."""
+    graph: Graph | None
+
+
+@dataclass(frozen=True, eq=False)
+class _Followed:
+    """What is read in every run: coordinates, and log-odds through a lens."""
+
+    adapter: Adapter
+    runs: Mapping[Condition, _Run]
+    refusal: Mapping[int, Direction]
+    tokens: RefusalTokens | None
+    lens: Lens
+
+    def nothing(self, recipe: str) -> Partial:
+        """Before the first pass; twins that several media share are run once."""
+        most = max(len(run.requests) for run in self.runs.values())
+        names = ["coordinate"] if self.tokens is None else ["coordinate", "log_odds"]
+        shape = (len(self.runs), self.adapter.n_layers, most)
+        done = torch.zeros(len(self.runs), most, dtype=torch.bool)
+        for place, run in enumerate(self.runs.values()):
+            done[place, len(run.requests) :] = True
+        nan = {one: torch.full(shape, math.nan, dtype=torch.float64) for one in names}
+        return Partial("rectification", recipe, nan, done)
+
+    def run(self, work: Work, batch_size: int | None) -> None:
+        """Whatever is left."""
+        sites: list[Site] = [("resid_post", layer) for layer in range(self.adapter.n_layers)]
+        for place, run in enumerate(self.runs.values()):
+            left = torch.nonzero(~work.done[place]).flatten().tolist()
+            if not left:
+                continue
+            entries: Any = run.requests.only(left).entries
+            for rows, states in capture_passes(
+                self.adapter, entries, sites=sites, batch_size=batch_size, graph=run.graph
+            ).passes:
+                work.keep((place, [left[row] for row in rows]), self._read(states))
+
+    def _read(self, states: Float[Tensor, "layer item d_model"]) -> dict[str, Tensor]:
+        layers = range(len(states))
+        found = {
+            "coordinate": torch.stack([self.refusal[one].fraction(states[one]) for one in layers])
+        }
+        if self.tokens is not None:
+            odds = [
+                lens_log_odds(self.adapter, states[one], one, self.tokens, self.lens)
+                for one in layers
+            ]
+            found["log_odds"] = torch.stack(odds)
+        return found
+
+    def split(self, work: Work) -> tuple[dict[Condition, Tensor], dict[Condition, Tensor]]:
+        """Coordinates and log-odds of every condition, media in order."""
+        coordinate, log_odds = (
+            {
+                condition: work.tensors[name][place][:, list(run.order)]
+                for place, (condition, run) in enumerate(self.runs.items())
+                if name in work.tensors
+            }
+            for name in ("coordinate", "log_odds")
+        )
+        return coordinate, log_odds
+
+
+def _written(lens: Lens) -> list[Any]:
+    """All of a tuned lens; the name and class of any other."""
+    if isinstance(lens, TunedLens):
+        return [
+            lens.name,
+            sorted(lens.weight),
+            *([lens.weight[one], lens.bias[one]] for one in sorted(lens.weight)),
+        ]
+    return [lens.name, type(lens).__qualname__]

@@ -1,15 +1,20 @@
 """The requests that geometry is measured on, with what is known of them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool
+from PIL import Image
 from torch import Tensor
 
 from model_adapters import Adapter, Batch
 from model_adapters.encode import Chat
 from regap_interp.adaptive.item import Item
+from regap_interp.artefact.provenance import data_fingerprint
 
 PAIRS = ("harmful", "benign", "balanced", "all")
 
@@ -113,7 +118,7 @@ class Requests:
         return tuple(dict.fromkeys(one for one in self.modality if one != "text"))
 
     def rows(self, *, modality: str | None = None, harmful: bool | None = None) -> list[int]:
-        """Places of the requests that match all that is given."""
+        """Places of the requests that match all that is given: modality, harmful or not."""
         return [
             index
             for index, kind in enumerate(self.modality)
@@ -177,8 +182,15 @@ class Requests:
             cluster=tuple(self.cluster[row] for row in kept),
         )
 
+    def fingerprint(self) -> str:
+        """sha256 in hex over contents, ids, labels and twins, in order. Media given as paths in
+        strings, and objects that are no plain data, count by their names only."""
+        about = [*zip(self.ids, self.harmful.tolist(), self.modality, self.twin, strict=True)]
+        contents = [one.inputs if isinstance(one, Batch) else one for one in self.entries]
+        return data_fingerprint({"about": about, "contents": _hashable(contents)})
+
     def batches(self, adapter: Adapter, batch_size: int) -> list[Batch]:
-        """Everything encoded, in order; ready batches as they are.
+        """Everything encoded, `batch_size` chats each, in order; ready batches as they are.
 
         Raises:
             ValueError: a batch size below 1.
@@ -199,3 +211,15 @@ class Requests:
             elif entry is not None:
                 waiting.append(entry)
         return found
+
+
+def _hashable(value: Any) -> Any:
+    """Nested data as `data_fingerprint` takes it."""
+    if isinstance(value, Mapping):
+        return {str(key): _hashable(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_hashable(one) for one in value]
+    if isinstance(value, np.generic):
+        return value.item()
+    plain = str | bytes | int | float | Path | Tensor | np.ndarray | Image.Image | None
+    return value if isinstance(value, plain) else type(value).__qualname__

@@ -1,8 +1,8 @@
-"""What every result can do: a table, a drawing, a JSON file. Nothing prints or shows itself."""
+"""What every result can do: a table, a picture, files. Nothing prints or shows itself."""
 
 import json
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,9 +13,9 @@ from regap_interp._edited import digest_of_edits
 from regap_interp.directions import Origin
 from regap_interp.graph.graph import Graph
 from regap_interp.statistics import Rule
+from regap_interp.views import About, Shown
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from pandas import DataFrame
 
 
@@ -38,7 +38,7 @@ class Source:
     def of(
         cls, adapter: Adapter, *, site: str, at: Rule = "last", graph: Graph | None = None
     ) -> "Source":
-        """That of a model as it stands, graphs installed on it included."""
+        """That of a model as it stands, read `at` a rule under graphs, installed ones included."""
         where = at if isinstance(at, str) else ",".join(map(str, at))
         edits = digest_of_edits(adapter, graph)
         return cls(adapter.model_id, adapter.fingerprint, site, where, edits)
@@ -48,7 +48,7 @@ class Source:
         return Origin(self.fingerprint, self.site, layer, self.at, self.edits)
 
 
-class Result(ABC):
+class Result(Shown):
     """A frozen dataclass of numbers."""
 
     source: Source
@@ -57,14 +57,6 @@ class Result(ABC):
     @abstractmethod
     def columns(self) -> dict[str, list[Any]]:
         """The numbers as a tidy table; NaN where nothing could be measured."""
-
-    @abstractmethod
-    def plot(self, ax: "Axes | None" = None) -> "Axes":
-        """Draw; a new figure if `ax` is None. The axes are returned, nothing is shown.
-
-        Raises:
-            ImportError: matplotlib is not installed.
-        """
 
     def about(self) -> dict[str, Any]:
         """What holds for the whole table, for its file and its caption."""
@@ -87,23 +79,36 @@ class Result(ABC):
         return table
 
     def save(self, path: str | Path) -> Path:
-        """Write `about` and `columns` as JSON; what is not finite becomes null.
+        """Write to a file: `.json` (`about` and `columns`; what is not finite becomes null), `.csv`
+        (`columns`), or a picture: `.html`, `.png`, `.svg`, `.pdf`.
 
         Raises:
-            ValueError: the name does not end in ".json".
+            ImportError: pandas or matplotlib is not installed, for all but `.json`.
+            ValueError: The file has another suffix.
         """
         path = Path(path)
-        if path.suffix != ".json":
-            raise ValueError(f"{path.name!r} is no name of a JSON file; end it in .json")
-        found = {**self.about(), "columns": self.columns()}
-        text = json.dumps(_plain(found), indent=1, allow_nan=False)
-        path.write_text(text + "\n", encoding="utf-8")
+        match path.suffix.lower():
+            case ".json":
+                found = {**self.about(), "columns": self.columns()}
+                text = json.dumps(_plain(found), indent=1, allow_nan=False)
+                path.write_text(text + "\n", encoding="utf-8")
+            case ".csv":
+                self.to_frame().to_csv(path, index=False, errors="replace")
+            case _:
+                return super().save(path)
         return path
 
-    def caption(self) -> str:
-        """Model, site, seed, in a line."""
+    def _about(self, n: int, note: str) -> About:
+        """Where the numbers come from, for captions."""
+        edited = "edited model" if self.source.edits else ""
         where = f"{self.source.site}, {self.source.at} position"
-        return f"{self.source.model}, {where}, seed {self.seed}"
+        words = "; ".join(part for part in (where, edited, note) if part)
+        return About(model=self.source.model, n=n, seed=self.seed, note=words)
+
+
+def intervals(confidence: float, resamples: int) -> str:
+    """What intervals are, for captions."""
+    return f"{100 * confidence:g} % intervals, {resamples} resamples of clusters"
 
 
 def _plain(value: Any) -> Any:

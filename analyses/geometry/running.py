@@ -10,7 +10,7 @@ from torch import Tensor
 
 from analyses.geometry.lens import RefusalTokens
 from analyses.geometry.requests import Requests
-from analyses.geometry.sweeps import Cell
+from analyses.resuming import Partial, Work
 from model_adapters import Adapter, Batch
 from regap_interp.adaptive.outcomes import Refused, judge
 from regap_interp.adaptive.runs import kl_of_items
@@ -18,8 +18,6 @@ from regap_interp.adaptive.search import degenerate
 from regap_interp.adaptive.signals import refusal_coordinate
 from regap_interp.directions import Direction
 from regap_interp.graph import Graph
-from regap_interp.intervals import Rate, cluster_bootstrap
-from regap_interp.separability import separation
 
 Right = Callable[[str, str], bool]
 """Tells from a request's id and an answer whether it is the right one."""
@@ -27,7 +25,7 @@ Right = Callable[[str, str], bool]
 
 @dataclass
 class Running:
-    """What all cells share: encoded requests, and the bare model's logits."""
+    """What all jobs share: encoded requests, and the bare model's logits."""
 
     adapter: Adapter
     requests: Requests
@@ -36,9 +34,6 @@ class Running:
     refused: Refused | None
     right: Right | None
     max_new_tokens: int
-    resamples: int
-    confidence: float
-    seed: int
     batch_size: int
 
     def __post_init__(self) -> None:
@@ -46,32 +41,64 @@ class Running:
         self.outputs = {
             str(layer): refusal_coordinate(layer, one) for layer, one in self.refusal.items()
         }
-        self.bare_logits: list[Tensor] = []
-        self.done = 0
+        self.bare_logits: dict[int, Tensor] = {}
+
+    @property
+    def answering(self) -> bool:
+        """Whether whole answers are generated."""
+        return self.refused is not None or self.right is not None
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """What is read of every request: layers of coordinates, then outcomes."""
+        found = list(self.outputs)
+        if self.tokens is not None:
+            found += ["log_odds", "opens"]
+        found.append("kl")
+        if self.answering:
+            found.append("degenerate")
+        if self.refused is not None:
+            found.append("refused")
+        if self.right is not None:
+            found.append("right")
+        return tuple(found)
 
     def check(self, graph: Graph) -> None:
         Graph(*graph.edits, outputs=self.outputs).check(self.adapter)
 
-    def cell(
-        self, arm: str, layer: int | None, strength: float, graph: Graph, tick: Callable[[], None]
-    ) -> Cell:
-        parts: dict[str, list[Tensor]] = {}
-        answers: list[str] = []
-        start = 0
-        for number, batch in enumerate(self.batches):
-            benign = ~self.requests.harmful[start : start + len(batch)]
-            for name, value in self._next_token(graph, batch, number, benign).items():
-                parts.setdefault(name, []).append(value)
-            if self.refused is not None or self.right is not None:
-                answers += self._answers(graph, batch)
-            start += len(batch)
-            self.done += 1
-            tick()
-        read = {name: torch.cat(found) for name, found in parts.items()}
-        separations = {
-            at: separation(read.pop(str(at)), self.requests.harmful) for at in self.refusal
-        }
-        return Cell(arm, layer, strength, separations, self._outcomes(read, answers))
+    def nothing(self, jobs: int, recipe: str) -> Partial:
+        """Before the first pass."""
+        shape = (jobs, len(self.reads), len(self.requests))
+        values = torch.full(shape, math.nan, dtype=torch.float64)
+        return Partial(
+            "sweep", recipe, {"values": values}, torch.zeros(jobs, shape[2], dtype=torch.bool)
+        )
+
+    def run(self, work: Work, graphs: Sequence[Graph]) -> None:
+        """Whatever is left of the jobs, batch by batch."""
+        for job, graph in enumerate(graphs):
+            start = 0
+            for number, batch in enumerate(self.batches):
+                rows = list(range(start, start + len(batch)))
+                start += len(batch)
+                if not bool(work.done[job, rows].all()):
+                    found = self._batch(graph, batch, number, rows)
+                    values = torch.stack([found[name] for name in self.reads])
+                    work.keep((job, rows), {"values": values})
+
+    def _batch(
+        self, graph: Graph, batch: Batch, number: int, rows: Sequence[int]
+    ) -> dict[str, Float[Tensor, "row"]]:
+        found = self._next_token(graph, batch, number, ~self.requests.harmful[list(rows)])
+        if self.answering:
+            answers = self._answers(graph, batch)
+            found["degenerate"] = torch.tensor([degenerate(one) for one in answers]).double()
+            if self.refused is not None:
+                found["refused"] = judge(answers, self.refused).refused.double()
+            if self.right is not None:
+                said = zip((self.requests.ids[row] for row in rows), answers, strict=True)
+                found["right"] = torch.tensor([self.right(*one) for one in said]).double()
+        return found
 
     def _next_token(
         self, graph: Graph, batch: Batch, number: int, benign: Bool[Tensor, "row"]
@@ -83,13 +110,16 @@ class Running:
         found = {name: run[name].detach().to("cpu", torch.float64) for name in self.outputs}
         logits = run.logits.detach().cpu()
         if self.tokens is not None:
-            rows = self.tokens.rows
-            asked = logits if rows is None else logits[:, list(rows)]
+            asked = logits if self.tokens.rows is None else logits[:, list(self.tokens.rows)]
             found["log_odds"] = self.tokens.log_odds(asked)
             wanted = torch.tensor(self.tokens.refusing)
             found["opens"] = torch.isin(logits.argmax(dim=1), wanted).double()
-        if number == len(self.bare_logits):  # the bare model comes first
-            self.bare_logits.append(logits[benign])
+        if not graph.edits:
+            self.bare_logits[number] = logits[benign]
+        if number not in self.bare_logits:  # the bare model was run before an interrupt
+            bare = Graph().run(self.adapter, batch.to(self.adapter.device), logits=True)
+            assert bare.logits is not None
+            self.bare_logits[number] = bare.logits.detach().cpu()[benign]
         both = [
             one.double().log_softmax(dim=1) for one in (self.bare_logits[number], logits[benign])
         ]
@@ -103,31 +133,3 @@ class Running:
             return self.adapter.generate(here, max_new_tokens=self.max_new_tokens).texts
         with graph.on(self.adapter) as steered:
             return steered.generate(here, max_new_tokens=self.max_new_tokens).texts
-
-    def _outcomes(self, read: dict[str, Tensor], answers: Sequence[str]) -> dict[str, Rate]:
-        if answers:
-            read["degenerate"] = torch.tensor([degenerate(one) for one in answers]).double()
-        if self.refused is not None:
-            read["refused"] = judge(answers, self.refused).refused.double()
-        if self.right is not None:
-            pairs = zip(self.requests.ids, answers, strict=True)
-            read["right"] = torch.tensor([self.right(name, said) for name, said in pairs]).double()
-        found = {}
-        for name, values in read.items():
-            for kind, harmful in (("harmful", True), ("benign", False)):
-                rows = self.requests.rows(harmful=harmful)
-                if rows and not (harmful and name in ("kl", "right")):
-                    found[f"{name}.{kind}"] = self._rate(values[rows], rows)
-        return found
-
-    def _rate(self, values: Float[Tensor, "item"], rows: Sequence[int]) -> Rate:
-        clusters = [self.requests.cluster[row] for row in rows]
-        if len(set(clusters)) < 2:
-            return Rate(float(values.mean()), len(values), math.nan, math.nan)
-        return cluster_bootstrap(
-            values,
-            clusters,
-            resamples=self.resamples,
-            seed=self.seed,
-            confidence=self.confidence,
-        )

@@ -2,13 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from analyses.geometry.estimate import Estimate
-from analyses.geometry.result import Result, Source
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from analyses.geometry.lines import Line, LinePanel, LinesView
+from analyses.geometry.result import Result, Source, intervals
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,12 +50,17 @@ class SignalAreas(Result):
         plain = ("n_harmful", "n_benign", "confidence", "resamples")
         return {**super().about(), **{name: getattr(self, name) for name in plain}}
 
-    def plot(self, ax: "Axes | None" = None) -> "Axes":
-        """AUROC over layers, one line a signal."""
-        from analyses.geometry import drawing
-
-        ax = drawing.axes(ax)
-        for index, (name, area) in enumerate(self.areas.items()):
-            drawing.line(ax, self.layers, area, name, index)
-        ax.axhline(0.5, color="#98a2b3", linewidth=0.6)
-        return drawing.finish(ax, self, "layer", "AUROC, harmful against benign")
+    def view(self) -> LinesView:
+        """AUROC over layers, a line for each signal."""
+        lines = [Line(name, self.layers, area.band, self.n) for name, area in self.areas.items()]
+        return LinesView(
+            [LinePanel("AUROC, harmful against benign", lines, level=0.5, limits=(-0.03, 1.03))],
+            "layer",
+            whole=True,
+            title="how well each signal tells harmful from benign",
+            about=self._about(
+                self.n,
+                f"{self.n_harmful} harmful, {self.n_benign} benign; "
+                + intervals(self.confidence, self.resamples),
+            ),
+        )

@@ -1,7 +1,8 @@
 """States of requests at one site, layer by layer, and the directions that are made of them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,8 +11,10 @@ from torch import Tensor
 
 from analyses.geometry.requests import Requests
 from analyses.geometry.result import Source
+from analyses.resuming import Partial, Progress, Work
 from model_adapters import Adapter
-from regap_interp.capture import Progress, capture
+from regap_interp.artefact.provenance import data_fingerprint
+from regap_interp.capture import capture_passes
 from regap_interp.directions import (
     Direction,
     drift_direction,
@@ -20,7 +23,7 @@ from regap_interp.directions import (
 )
 from regap_interp.graph.graph import Graph
 from regap_interp.graph.nodes import LAYER_SITES
-from regap_interp.statistics import Rule
+from regap_interp.statistics import Rule, Site
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,11 +89,11 @@ class States:
         )
 
     def correction(self, modality: str, layer: int, *, pairs: str = "harmful") -> Direction:
-        """`drift` without its component along `refusal` of the same layer."""
+        """`drift` of these pairs without its component along `refusal` of the same layer."""
         return orthogonalise(self.drift(modality, layer, pairs=pairs), self.refusal(layer))
 
     def corrections(self, modality: str, *, pairs: str = "harmful") -> dict[int, Direction]:
-        """`correction` at every layer that was read."""
+        """`correction` of these pairs at every layer that was read."""
         return {layer: self.correction(modality, layer, pairs=pairs) for layer in self.layers}
 
 
@@ -104,6 +107,8 @@ def measure_states(
     graph: Graph | None = None,
     batch_size: int | None = None,
     progress: Progress | bool = False,
+    checkpoint: str | Path | None = None,
+    resume: Partial | None = None,
 ) -> States:
     """Read every request once, at all wanted layers.
 
@@ -115,26 +120,45 @@ def measure_states(
         at: Positions; several are averaged. See `capture`.
         graph: Edits the passes.
         batch_size: Chats in a pass; None finds out what fits.
-        progress: True draws a bar on standard error.
+        progress: Called after every pass; True draws a bar on standard error.
+        checkpoint: A file that finished requests are written to as the passes go. If it is there,
+            they go on from it.
+        resume: `Interrupted.partial` of the same call.
 
     Raises:
-        ValueError: Unknown sites, layers or positions.
+        ValueError: Unknown sites, layers or positions; what was finished belongs to another call.
         InputError: A request the model cannot take.
+        Interrupted: On Ctrl-C; it carries what is finished.
     """
     if site not in LAYER_SITES:
         raise ValueError(f"site is {site!r}; expected one that layers have: {LAYER_SITES}")
     chosen = tuple(range(adapter.n_layers)) if layers is None else tuple(layers)
-    entries: Any = requests.entries  # chats and batches may be mixed
-    values = capture(
-        adapter,
-        entries,
-        sites=[(site, layer) for layer in chosen],
-        at=at,
-        batch_size=batch_size,
-        graph=graph,
-        progress=progress,
+    source = Source.of(adapter, site=site, at=at, graph=graph)
+    sites: list[Site] = [(site, layer) for layer in chosen]
+    options: Any = {"sites": sites, "at": at, "batch_size": batch_size, "graph": graph}
+    # Looked at before anything is hashed.
+    shape = capture_passes(adapter, _entries(requests), **options).shape
+    fresh = Partial(
+        "states",
+        data_fingerprint(
+            {"source": asdict(source), "layers": chosen, "requests": requests.fingerprint()}
+        ),
+        {"values": torch.full(shape, torch.nan, dtype=torch.float64)},
+        torch.zeros(len(requests), dtype=torch.bool),
     )
-    return States(values, chosen, requests, Source.of(adapter, site=site, at=at, graph=graph))
+    work = Work(fresh, resume=resume, checkpoint=checkpoint, progress=progress)
+    left = torch.nonzero(~work.done).flatten().tolist()
+    with work.running():
+        if left:
+            for rows, found in capture_passes(
+                adapter, _entries(requests.only(left)), **options
+            ).passes:
+                work.keep(([left[row] for row in rows],), {"values": found}, axis=1)
+    return States(work.tensors["values"], chosen, requests, source)
+
+
+def _entries(requests: Requests) -> Any:
+    return requests.entries  # chats and batches may be mixed
 
 
 def check_text(text: Mapping[bool, Sequence[int]]) -> None:

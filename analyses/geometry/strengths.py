@@ -1,26 +1,27 @@
 """One strength for every request: what subtracting a direction does, by strength and layer."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from analyses.geometry import estimate
+from analyses.geometry.cells import Cells
 from analyses.geometry.controls import Arm
 from analyses.geometry.lens import RefusalTokens
 from analyses.geometry.requests import Requests
 from analyses.geometry.result import Source
 from analyses.geometry.running import Right, Running
 from analyses.geometry.sweeps import Sweep
+from analyses.resuming import Partial, Progress, Work
 from model_adapters import Adapter
 from regap_interp.adaptive.outcomes import Refused
+from regap_interp.artefact.provenance import data_fingerprint
 from regap_interp.directions import Direction
 from regap_interp.graph import Graph, add
 
 BARE = "bare"
-Progress = Callable[[int, int], None]
-"""Called with (passes done, passes in all)."""
 
 
 def sweep(
@@ -39,6 +40,8 @@ def sweep(
     confidence: float = 0.95,
     seed: int = 0,
     progress: Progress | bool = False,
+    checkpoint: str | Path | None = None,
+    resume: Partial | None = None,
 ) -> Sweep:
     """Subtract each arm at each of its layers and strengths, from every request alike.
 
@@ -60,12 +63,18 @@ def sweep(
         resamples: Bootstrap draws.
         confidence: Of the intervals.
         seed: Of the draws.
-        progress: Called after every pass with (done, in all); True draws a bar on standard error.
+        progress: Called after every pass with (requests run, in all), counted once for each arm,
+            layer and strength; True draws a bar on standard error.
+        checkpoint: A file that what is finished is written to as the passes go. If it is there,
+            they go on from it.
+        resume: `Interrupted.partial` of the same call. Judges are known by their names.
 
     Raises:
-        ValueError: Arms or strengths that are empty or cannot be, before anything runs.
+        ValueError: Arms or strengths that are empty or cannot be, or what was finished belongs to
+            another call; before anything runs.
         GraphError: A direction of another model, site or layer.
         InputError: A request the model cannot take.
+        Interrupted: On Ctrl-C; it carries what is finished.
     """
     if not arms or BARE in arms or not all(arms.values()):
         raise ValueError(f"arms are {sorted(arms)}; give vectors by layer, under names but 'bare'")
@@ -86,7 +95,7 @@ def sweep(
         for layer, vector in arm.items()
         for strength in strengths
     ]
-    work = Running(
+    runs = Running(
         adapter,
         requests,
         dict(sorted(refusal.items())),
@@ -94,35 +103,58 @@ def sweep(
         refused,
         right,
         max_new_tokens,
-        resamples,
-        confidence,
-        seed,
         batch_size,
     )
     for *_, graph in jobs:
-        work.check(graph)
-    total = len(jobs) * len(work.batches)
-    cells = []
-    with tqdm(total=total, unit=" passes", disable=progress is not True) as bar:
-
-        def tick() -> None:
-            bar.update()
-            if not isinstance(progress, bool):
-                progress(int(work.done), total)
-
-        for name, layer, strength, graph in jobs:
-            cells.append(work.cell(name, layer, strength, graph, tick))
+        runs.check(graph)
+    source = Source.of(adapter, site="resid_post")
+    recipe = data_fingerprint(
+        {
+            "source": asdict(source),
+            "requests": requests.fingerprint(),
+            "arms": [[name, *where] for name, *where, _ in jobs],
+            "vectors": [[vector for _, vector in arm.items()] for arm in arms.values()],
+            "refusal": [[at, one.vector, one.centre] for at, one in runs.refusal.items()],
+            "tokens": None if tokens is None else [tokens.refusing, tokens.answering],
+            "answers": [_name(refused), _name(right), max_new_tokens],
+        }
+    )
+    work = Work(
+        runs.nothing(len(jobs), recipe), resume=resume, checkpoint=checkpoint, progress=progress
+    )
+    with work.running():
+        runs.run(work, [graph for *_, graph in jobs])
+    make = Cells(
+        requests,
+        runs.reads,
+        tuple(runs.refusal),
+        resamples=resamples,
+        confidence=confidence,
+        seed=seed,
+    ).make
+    steered = sorted({layer for _, layer, *_ in jobs if layer is not None})
+    cells = [
+        make(name, layer, strength, steered if layer is None else [layer], values)
+        for (name, layer, strength, _), values in zip(jobs, work.tensors["values"], strict=True)
+    ]
     return Sweep(
-        source=Source.of(adapter, site="resid_post"),
+        source=source,
         seed=seed,
         cells=tuple(cells),
-        read_at=tuple(work.refusal),
+        read_at=tuple(runs.refusal),
         n_harmful=int(requests.harmful.sum()),
         n_benign=int((~requests.harmful).sum()),
         modalities=tuple(dict.fromkeys(requests.modality)),
-        judge="" if refused is None else str(getattr(refused, "name", refused)),
+        judge=_name(refused),
         confidence=confidence,
         resamples=resamples,
+    )
+
+
+def _name(judge: Refused | Right | None) -> str:
+    """Of a judge; empty where there is none."""
+    return (
+        "" if judge is None else str(getattr(judge, "name", getattr(judge, "__qualname__", judge)))
     )
 
 

@@ -4,7 +4,7 @@ import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -14,13 +14,12 @@ from analyses.geometry import estimate
 from analyses.geometry.estimate import Estimate
 from analyses.geometry.lens import RefusalTokens
 from analyses.geometry.requests import Requests
-from analyses.geometry.result import Result, Source
+from analyses.geometry.result import Result, Source, intervals
+from analyses.geometry.signals import SignalAreas
+from regap_interp.adaptive.roc import roc
 from regap_interp.adaptive.signals import SIGNALS
 from regap_interp.intervals import resample_weights
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-from analyses.geometry.signals import SignalAreas
+from regap_interp.views import LayerTrace, RocCurve, RocCurves, RocView, TrajectoriesView
 
 Condition = Literal["clean", "drifted", "corrected"]
 Quantity = Literal["coordinate", "log_odds"]
@@ -61,7 +60,8 @@ class Rectification(Result):
         return self.requests.harmful
 
     def mean(self, quantity: Quantity, condition: Condition, *, harmful: bool) -> Estimate:
-        """Mean over one kind of requests after every layer; its interval resamples clusters."""
+        """Mean of a quantity under a condition, over harmful or benign requests, after every layer;
+        its interval resamples clusters."""
         values = self._of(quantity)[condition]
         rows = torch.nonzero(self.harmful == harmful).flatten()
         if not len(rows):
@@ -99,10 +99,7 @@ class Rectification(Result):
                 f"{n_harmful} of {self.n} requests are harmful; an AUROC needs both kinds"
             )
         later = [place for place, layer in enumerate(self.layers) if layer > self.layer]
-        values: dict[str, Tensor] = {kind: self.signal(kind) for kind in SIGNALS}
-        values["uncorrected"] = self.coordinate["drifted"]
-        if self.log_odds:
-            values["log_odds_gain"] = self.log_odds["corrected"] - self.log_odds["drifted"]
+        values = self._values()
         ones = torch.ones(1, self.n, dtype=torch.float64)
         weights = torch.cat([ones, self._weights()])
         return SignalAreas(
@@ -145,25 +142,86 @@ class Rectification(Result):
             "tokens": tokens,
         }
 
-    def plot(self, ax: "Axes | None" = None, *, quantity: Quantity = "coordinate") -> "Axes":
-        """Means over layers: harmful red, benign blue, a dash for each condition."""
-        from analyses.geometry import drawing
+    def view(self, quantity: Quantity = "coordinate") -> TrajectoriesView:
+        """Means over layers: a colour for each kind of requests, a dash for each condition.
 
-        ax = drawing.axes(ax)
+        Args:
+            quantity: "coordinate", or "log_odds" where tokens were given.
+
+        Raises:
+            ValueError: no log-odds were read.
+        """
         if not self._of(quantity):
             raise ValueError("no log-odds were read; give rectify(tokens=...)")
-        for index, condition in enumerate(self._of(quantity)):
-            for harmful in (True, False):
-                band = self.mean(quantity, condition, harmful=harmful)
-                colour = drawing.HARMFUL if harmful else drawing.BENIGN
-                label = f"{'harmful' if harmful else 'benign'}, {condition}"
-                drawing.line(ax, self.layers, band, label, index, colour=colour)
-        ax.axvline(self.layer, color="#667085", linewidth=0.8, linestyle=":")
-        what = {"coordinate": "refusal coordinate", "log_odds": f"log-odds, {self.lens} (nats)"}
-        return drawing.finish(ax, self, "layer", what[quantity], zero=True)
+        traces = [
+            LayerTrace(
+                f"{'harmful' if harmful else 'benign'}, {condition}",
+                harmful,
+                condition,
+                self.layers,
+                self.mean(quantity, condition, harmful=harmful).band,
+                int((self.harmful == harmful).sum()),
+            )
+            for condition in self._of(quantity)
+            for harmful in (True, False)
+            if bool((self.harmful == harmful).any())
+        ]
+        what = {
+            "coordinate": "refusal (0 harmless, 1 harmful text)",
+            "log_odds": f"log-odds of refusing, {self.lens} (nats)",
+        }
+        return TrajectoriesView(
+            traces,
+            what[quantity],
+            marks=[(self.layer, f"corrected, {self.strength:g}")],
+            title=f"refusal through the layers: {self.modality}",
+            about=self._about(self.n, f"means; {intervals(self.confidence, self.resamples)}"),
+        )
+
+    def roc(self, layer: int | None = None) -> RocView:
+        """ROC of every signal, read after one layer; areas as in `signals`.
+
+        Args:
+            layer: Behind the corrected one; where "paired_gain" has its largest area by default,
+                which flatters it: choose on other requests.
+
+        Raises:
+            ValueError: another layer, or requests of one kind only.
+        """
+        areas = self.signals()
+        at = areas.best("paired_gain") if layer is None else layer
+        if at not in areas.layers:
+            raise ValueError(f"layer is {layer}; signals are read after {list(areas.layers)}")
+        curves = []
+        for name, found in self._values().items():
+            curve = roc(found[at][self.harmful], found[at][~self.harmful])
+            area = areas.areas[name][areas.layers.index(at)]
+            curves.append(
+                RocCurve(
+                    name,
+                    torch.tensor(curve.false_positive, dtype=torch.float64),
+                    torch.tensor(curve.true_positive, dtype=torch.float64),
+                    float(area.value),
+                    float(area.low),
+                    float(area.high),
+                )
+            )
+        return RocView(
+            [RocCurves(f"{self.modality}, after layer {at}", tuple(curves), self.n)],
+            title="signals of self-rectification",
+            about=self._about(self.n, intervals(self.confidence, self.resamples)),
+        )
 
     def _of(self, quantity: Quantity) -> Mapping[Condition, Tensor]:
         return self.coordinate if quantity == "coordinate" else self.log_odds
+
+    def _values(self) -> dict[str, Float[Tensor, "layer item"]]:
+        """All that tells harmful from benign, after every layer."""
+        values: dict[str, Tensor] = {kind: self.signal(kind) for kind in SIGNALS}
+        values["uncorrected"] = self.coordinate["drifted"]
+        if self.log_odds:
+            values["log_odds_gain"] = self.log_odds["corrected"] - self.log_odds["drifted"]
+        return values
 
     def _weights(self) -> Float[Tensor, "draw item"]:
         return resample_weights(self.requests.cluster, resamples=self.resamples, seed=self.seed)

@@ -2,21 +2,29 @@
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
+
+import torch
 
 from analyses.geometry.estimate import Estimate
-from analyses.geometry.result import Result, Source
+from analyses.geometry.lines import Line, LinePanel, LinesView, single
+from analyses.geometry.result import Result, Source, intervals
 from regap_interp.separability import (
     Curve,
     Separation,
     Trend,
 )
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
 Statistic = Literal["cohens_d", "auroc", "fisher", "gap", "ks"]
 STATISTICS: tuple[Statistic, ...] = get_args(Statistic)
+NAMES: dict[Statistic, str] = {
+    "cohens_d": "CRS (Cohen's d)",
+    "auroc": "CRS (AUROC)",
+    "fisher": "CRS (Fisher ratio)",
+    "gap": "CRS (gap of the means)",
+    "ks": "CRS (Kolmogorov-Smirnov distance)",
+}
+"""Of CRS in words."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,17 +77,40 @@ class Windowed(Result):
             trends["asr_trend"] = vars(self.asr_trend)
         return {**super().about(), **{one: getattr(self, one) for one in plain}, **trends}
 
-    def plot(self, ax: "Axes | None" = None) -> "Axes":
-        """CRS, and ASR where it is known, over the windows' median drift."""
-        from analyses.geometry import drawing
-
-        ax = drawing.axes(ax)
-        medians = [one.median for one in self.curve.windows]
-        drawing.line(ax, medians, self.crs, f"{self.name}: CRS ({self.statistic})", 0)
-        up = "CRS" if self.asr is None else "CRS, ASR"
+    def view(self) -> LinesView:
+        """CRS, ASR where it is known, and how many requests of each kind a window holds."""
+        windows = self.curve.windows
+        medians = [one.median for one in windows]
+        label = self.name or "requests"
+        shown = {NAMES[self.statistic]: self.crs}
         if self.asr is not None:
-            drawing.line(ax, medians, self.asr, f"{self.name}: ASR", 1)
-        return drawing.finish(ax, self, "median drift of the window", up, zero=True)
+            shown["ASR, harmful answered"] = self.asr
+        panels = [
+            LinePanel(quantity, [Line(label, medians, band.band, self.n)])
+            for quantity, band in shown.items()
+        ]
+        counts = [
+            Line(f"{kind} in the window", medians, single(torch.tensor(values).double()), self.n)
+            for kind, values in (
+                ("harmful", [one.separation.n_harmful for one in windows]),
+                ("benign", [one.separation.n_benign for one in windows]),
+            )
+        ]
+        least = f"requests in the window (fewer than {self.min_per_class}: not measured)"
+        most = max(one.band.value.max().item() for one in counts)
+        room = (0.0, 1.08 * max(most, self.min_per_class))
+        panels.append(LinePanel(least, counts, level=self.min_per_class, limits=room))
+        return LinesView(
+            panels,
+            "median drift of the window",
+            title=f"separability along refusal over drift{self.name and ': '}{self.name}",
+            about=self._about(
+                self.n,
+                f"{self.n_harmful} harmful; trend {_written(self.trend)}"
+                + (f", of ASR {_written(self.asr_trend)}" if self.asr_trend else "")
+                + f"; {intervals(self.confidence, self.resamples)}",
+            ),
+        )
 
     def _measured(self, one: Separation, name: Statistic) -> float:
         return measured(one, name, self.min_per_class)
@@ -89,3 +120,7 @@ def measured(one: Separation, name: Statistic, least: int) -> float:
     """A statistic; NaN where a class has fewer than `least` requests."""
     enough = min(one.n_harmful, one.n_benign) >= least
     return float(getattr(one, name)) if enough else math.nan
+
+
+def _written(trend: Trend) -> str:
+    return f"{trend.spearman:.2f} [{trend.low:.2f}, {trend.high:.2f}]"

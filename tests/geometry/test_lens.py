@@ -1,5 +1,7 @@
 """Refusal tokens and lenses: exact at the last layer, and only the rows that are asked for."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -74,6 +76,23 @@ def test_a_tuned_lens_translates_first(random_organism: Adapter) -> None:
     assert LogitLens().name == "logit lens"
     with pytest.raises(ValueError, match="a translator needs both"):
         TunedLens({2: weight}, {})
+
+
+@pytest.mark.parametrize(
+    ("lens", "said"),
+    [
+        (lambda d: TunedLens({40: torch.zeros(d, d)}, {40: torch.zeros(d)}), r"layers \[40\]"),
+        (lambda d: TunedLens({1: torch.zeros(d, 9)}, {1: torch.zeros(d)}), "128 wide"),
+        (lambda d: TunedLens({1: torch.zeros(d, d)}, {1: torch.zeros(9)}), "128 wide"),
+        (lambda d: TunedLens({1: torch.zeros(d, d) / 0}, {1: torch.zeros(d)}), "not finite"),
+    ],
+)
+def test_a_lens_of_another_model_is_refused(
+    lens: Callable[[int], TunedLens], said: str, random_organism: Adapter, as_users_run_it: None
+) -> None:
+    states = torch.zeros(3, random_organism.d_model, dtype=torch.float64)
+    with pytest.raises(ValueError, match=said):
+        lens_log_odds(random_organism, states, 2, SOME, lens(random_organism.d_model))
 
 
 def test_tokens_are_found_in_the_models_own_answers(random_organism: Adapter) -> None:

@@ -11,6 +11,7 @@ from analyses.geometry import (
     RefusalTokens,
     Requests,
     States,
+    TunedLens,
     lens_log_odds,
     measure_states,
     rectify,
@@ -133,7 +134,7 @@ def test_without_twins_or_tokens_there_is_less_to_see(random_organism: Adapter) 
     assert not found.log_odds
     assert set(found.columns()["quantity"]) == {"coordinate"}
     with pytest.raises(ValueError, match="no log-odds were read"):
-        found.plot(quantity="log_odds")
+        found.view("log_odds")
     one_kind = media.only([row for row in range(len(media)) if media.harmful[row]])
     alone = dataclasses.replace(
         found,
@@ -152,7 +153,7 @@ def test_bad_input_is_refused_before_anything_runs(
     requests = worded(random_organism)
     states = measure_states(random_organism, requests)
     monkeypatch.setattr(
-        "analyses.geometry.rectification.measure_states", lambda *_, **__: pytest.fail("ran")
+        "analyses.geometry.rectification.capture_passes", lambda *_, **__: pytest.fail("ran")
     )
     good: dict[str, Any] = {
         "refusal": states.refusals(),
@@ -172,6 +173,12 @@ def test_bad_input_is_refused_before_anything_runs(
         rectify(random_organism, requests, **good, tokens=RefusalTokens((-1,)))
     with pytest.raises(ValueError, match="resamples is 0"):
         rectify(random_organism, requests, **good, resamples=0)
+    narrow = TunedLens({1: torch.zeros(3, 3)}, {1: torch.zeros(3)})
+    with pytest.raises(ValueError, match="trained for another model"):
+        rectify(random_organism, requests, **good, tokens=TOKENS, lens=narrow)
+    swapped = {**states.refusals(), 3: states.refusal(4)}
+    with pytest.raises(ValueError, match="the refusal direction of layer 3 was measured at"):
+        rectify(random_organism, requests, **{**good, "refusal": swapped})
     raw = states.drift("image", LAYER, pairs="all")
     with pytest.raises(ValueError, match=r"take States\.correction"):
         rectify(random_organism, requests, **{**good, "drift": raw})

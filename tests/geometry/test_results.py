@@ -83,21 +83,33 @@ def test_files_say_where_numbers_come_from(
                     assert written is None
                 else:
                     assert written == value
-        with pytest.raises(ValueError, match=r"end it in \.json"):
-            result.save(tmp_path / "result.csv")
 
 
-def test_drawings_go_where_they_are_told(results: list[Result]) -> None:
+def test_results_show_themselves(results: list[Result], random_organism: Adapter) -> None:
+    pytest.importorskip("matplotlib")
+    for result in results:
+        bundle = result._repr_mimebundle_()
+        assert set(bundle) == {"text/plain", "text/html", "image/png"}
+        assert bundle["image/png"].startswith(b"\x89PNG")
+        assert "<script" not in bundle["text/html"]
+        for said in (f"n = {result.n}", "seed 3", random_organism.model_id):  # type: ignore[attr-defined]
+            assert said in bundle["text/plain"]
+
+
+def test_drawings_go_where_they_are_told(results: list[Result], tmp_path: Path) -> None:
     figure = pytest.importorskip("matplotlib.figure").Figure()
     for result in results:
-        ax = figure.subplots()
-        assert result.plot(ax) is ax
-        own = result.plot()
-        assert own.figure is not figure
-        assert f"n {result.n}" in own.get_title()  # type: ignore[attr-defined]
-        assert "seed 3" in own.get_title()
-        own.figure.canvas.draw()
+        rows, columns, _ = result.view()._shape()
+        assert result.plot(figure.subplots(rows, columns)) is figure
         figure.clear()
+        assert result.plot() is not figure
+        for suffix in (".png", ".svg", ".html", ".csv"):
+            path = result.save(tmp_path / f"{type(result).__name__}{suffix}")
+            assert path.stat().st_size > 100
+        written = (tmp_path / f"{type(result).__name__}.csv").read_text(encoding="utf-8")
+        assert written.splitlines()[0] == ",".join(result.columns())
+        with pytest.raises(ValueError, match=r"'\.txt'"):
+            result.save(tmp_path / "result.txt")
 
 
 def test_importing_loads_neither_matplotlib_nor_pandas() -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 
@@ -81,6 +82,22 @@ def test_items_become_requests_and_pairs_share_a_cluster() -> None:
     with pytest.raises(ValueError, match="no items of the split 'other' among 2"):
         Requests.of(items, split="other")
     assert named(2).cluster == ("text 0", "text 1") * 2
+
+
+def test_the_fingerprint_is_that_of_contents_and_order() -> None:
+    def of(text: str, value: object = None, name: str = "a") -> str:
+        chat: Chat = [{"role": "user", "content": [{"type": "text", "text": text, "x": value}]}]
+        return Requests(
+            (chat,), (name,), torch.tensor([True]), ("text",), (None,), ("a",)
+        ).fingerprint()
+
+    assert of("one") == of("one")
+    assert of("one", np.float32(2)) == of("one", 2.0)
+    odd = [of("one", object()), of("one"), of("two"), of("one", 2.0), of("one", name="b")]
+    assert len(set(odd)) == 5
+    assert of("one", np.ones(3)) != of("one", np.zeros(3))
+    first = named(2)
+    assert first.fingerprint() != first.only([0, 1]).fingerprint()
 
 
 def test_requests_that_do_not_fit_together_are_refused() -> None:

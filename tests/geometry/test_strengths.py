@@ -17,11 +17,14 @@ from analyses.geometry import (
     reverse_test,
     sweep,
 )
+from analyses.geometry.cells import Cells
 from model_adapters import Adapter
 from regap_interp.adaptive.outcomes import Phrases
 from regap_interp.adaptive.search import degenerate
 from regap_interp.graph import Graph, add
-from tests.geometry.worlds import hooked, plant, worded
+from regap_interp.intervals import resample_clusters
+from regap_interp.separability import separation
+from tests.geometry.worlds import hooked, named, plant, worded
 
 Measured = tuple[Adapter, Requests, States]
 TOKENS = RefusalTokens((5, 9), (7, 3))
@@ -189,7 +192,7 @@ def test_the_reverse_test_adds_to_text(random_organism: Adapter) -> None:
         reverse_test(random_organism, requests, strengths=(-1.0,), **options)
 
 
-def test_progress_counts_passes(random_organism: Adapter) -> None:
+def test_progress_counts_requests(random_organism: Adapter) -> None:
     requests = worded(random_organism)
     states = measure_states(random_organism, requests)
     seen: list[tuple[int, int]] = []
@@ -200,7 +203,7 @@ def test_progress_counts_passes(random_organism: Adapter) -> None:
         batch_size=16,
         progress=lambda done, total: seen.append((done, total)),
     )
-    assert seen == [(1, 2), (2, 2)]
+    assert seen == [(16, 32), (32, 32)]
 
 
 def test_bad_input_is_refused_before_anything_runs(random_organism: Adapter) -> None:
@@ -226,3 +229,27 @@ def test_bad_input_is_refused_before_anything_runs(random_organism: Adapter) -> 
     assert not run
     with pytest.raises(ValueError, match="no cell"):
         swept(random_organism, requests, states, strengths=(1.0,)).cell("drift", 1, 7.0)
+
+
+def test_intervals_of_separability_are_those_of_a_loop_over_resampled_clusters() -> None:
+    requests = named(12)
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(3, 24, generator=generator, dtype=torch.float64)
+    values[:2] += requests.harmful
+    made = Cells(requests, ("4", "5", "kl"), (4, 5), resamples=30, confidence=0.9, seed=3)
+    cell = made.make("drift", 3, 1.0, [3, 4, 5], values)
+    draws = torch.tensor(
+        [
+            [separation(values[read][rows], requests.harmful[rows]).cohens_d for read in (0, 1)]
+            for rows in resample_clusters(requests.cluster, 24, resamples=30, seed=3)
+        ]
+    )
+    for rate, of in (
+        (cell.cohens_d[4], draws[:, 0]),
+        (cell.behind[3], draws.mean(dim=1)),
+        (cell.behind[4], draws[:, 1]),
+    ):
+        ends = torch.quantile(of.double(), torch.tensor([0.05, 0.95], dtype=torch.float64))
+        assert [rate.low, rate.high] == pytest.approx(ends.tolist(), rel=1e-4)
+    assert 5 not in cell.behind
+    assert cell.behind[3].value == pytest.approx(cell.downstream())
