@@ -52,7 +52,8 @@ class Explanation:
         return "\n".join(self.lines)
 
     def _repr_html_(self) -> str:
-        return "<pre>" + escape(str(self)) + "</pre>"
+        # Exported notebooks give elements of results a proportional font.
+        return '<pre style="font-family:monospace">' + escape(str(self)) + "</pre>"
 
 
 def explain(

@@ -1,0 +1,1 @@
+"""The notebooks: how they are run and written, and tests of what they show."""
