@@ -66,7 +66,8 @@ def cluster_bootstrap(
     """Mean outcome with a percentile interval that resamples whole clusters.
 
     Items of one cluster (renderings of the same verb and object, say) succeed or fail
-    together, so they count as one draw.
+    together, so they count as one draw. Where all booleans are equal every resample is too, and
+    says nothing: the interval is Wilson's, with a cluster for an item.
 
     Args:
         outcomes: One outcome for each item; booleans give a rate.
@@ -94,7 +95,11 @@ def cluster_bootstrap(
     # The sum over a resample is the sum over its clusters: no need to build the resample.
     means = sums[draws].sum(dim=1) / sizes[draws].sum(dim=1)
     low, high = percentile_interval(means, confidence)
-    return Rate(float(exact.mean()), len(exact), low, high)
+    share = float(exact.mean())
+    if outcomes.dtype == torch.bool and share in (0, 1):
+        unanimous = wilson(int(share) * len(sizes), len(sizes), confidence=confidence)
+        low, high = unanimous.low, unanimous.high
+    return Rate(share, len(exact), low, high)
 
 
 def resample_clusters(

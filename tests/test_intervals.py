@@ -35,6 +35,15 @@ def test_clusters_that_agree_give_no_interval_at_all() -> None:
     assert cluster_bootstrap(outcomes, ["a", "a", "b", "b"]) == Rate(0.5, 4, 0.5, 0.5)
 
 
+@pytest.mark.parametrize("answer", [True, False])
+def test_answers_that_are_all_alike_are_known_as_well_as_clusters_are_many(answer: bool) -> None:
+    found = cluster_bootstrap(torch.full((80,), answer), torch.arange(80).div(4).int().tolist())
+    alone = wilson(20 * answer, 20)
+    assert (found.value, found.n) == (answer, 80)
+    assert (found.low, found.high) == (alone.low, alone.high)
+    assert found.high - found.low == pytest.approx(0.161, abs=0.001)
+
+
 def test_resampling_clusters_is_wider_than_resampling_their_items() -> None:
     # 40 requests, each rendered 10 times with the same outcome: 40 draws, not 400.
     outcomes = (torch.arange(40) < 10).repeat_interleave(10)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from analyses.geometry.moments import separations
@@ -129,13 +129,16 @@ class Cells:
             for kind, harmful in (("harmful", True), ("benign", False)):
                 rows = self.requests.rows(harmful=harmful)
                 if rows and not (harmful and name in ("kl", "right")):
-                    found[f"{name}.{kind}"] = self._rate(of[rows], rows)
+                    measured = of[rows] if name in ("log_odds", "kl") else of[rows].bool()
+                    found[f"{name}.{kind}"] = self._rate(measured, rows)
         return found
 
-    def _rate(self, values: Float[Tensor, "item"], rows: Sequence[int]) -> Rate:
+    def _rate(
+        self, values: Float[Tensor, "item"] | Bool[Tensor, "item"], rows: Sequence[int]
+    ) -> Rate:
         clusters = [self.requests.cluster[row] for row in rows]
         if len(set(clusters)) < 2:
-            return Rate(float(values.mean()), len(values), math.nan, math.nan)
+            return Rate(float(values.double().mean()), len(values), math.nan, math.nan)
         return cluster_bootstrap(
             values,
             clusters,
