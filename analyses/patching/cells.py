@@ -152,7 +152,13 @@ def _heads(
         return (None,)
     if site not in ("z", "result"):
         raise ValueError(f"{site} has no heads; patch z or result, or leave heads out")
-    fewest = min(adapter.heads(layer)[0] for window in together for layer in window)
+    counts = {adapter.heads(layer)[0] for window in together for layer in window}
+    fewest = min(counts)
+    if isinstance(heads, str) and len(counts) > 1:
+        raise ValueError(
+            f'layers have {fewest} to {max(counts)} heads, so "each" would leave some out; name '
+            "layers that have the same number (adapter.heads(layer)), or heads"
+        )
     chosen = tuple(range(fewest)) if isinstance(heads, str) else tuple(heads)
     if not chosen or any(not 0 <= head < fewest for head in chosen):
         raise ValueError(f'heads is {heads!r}; give some of 0 to {fewest - 1}, or "each"')

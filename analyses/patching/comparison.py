@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from analyses.patching.drawing import Drawn, EffectsView, pictures
 from analyses.patching.result import PatchResult
 from regap_interp.views import About, Compared
+from regap_interp.views.about import label
 
 
 def compare(results: Mapping[str, PatchResult], *, title: str = "") -> Compared | EffectsView:
@@ -27,8 +28,11 @@ def compare(results: Mapping[str, PatchResult], *, title: str = "") -> Compared 
         )
     drawn = {name: one.drawn() for name, one in results.items()}
     common = [part for part in next(iter(drawn.values())).parts if _in_all(part, drawn)]
-    ends = [f"{name} {one.ends[0]:.3g} to {one.ends[1]:.3g}" for name, one in drawn.items()]
-    own = [f"{name}: {part}" for name, one in drawn.items() for part in _without(one, common)]
+    names = {name: label(name, 40) for name in drawn}
+    ends = [f"{names[name]} {one.ends[0]:.3g} to {one.ends[1]:.3g}" for name, one in drawn.items()]
+    own = [
+        f"{names[name]}: {part}" for name, one in drawn.items() for part in _without(one, common)
+    ]
     seeds = {one.seed for one in results.values()}
     about = About(
         model=", ".join(dict.fromkeys(one.model for one in results.values())),

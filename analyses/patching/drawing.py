@@ -1,5 +1,6 @@
 """Pictures of effects: maps over two axes, lines or points over one, with their intervals."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -92,10 +93,19 @@ class EffectsView(View):
         return 1, 1, (min(max(2.6 + 0.2 * len(self._places()), 4.5), 9.0), 3.0)
 
     def _places(self) -> list[tuple[str, str]]:
-        """Labels and names, each once, in order."""
+        """Labels and names, each once, in order; layers rising. Where results have other tokens at
+        a place, its label is its name."""
         axes = [line.axis for line in self.lines]
         pairs = [p for axis in axes for p in zip(axis.labels, axis.names(), strict=True)]
-        return list(dict(pairs).items())
+        names: dict[str, set[str]] = {}
+        for place, name in pairs:
+            names.setdefault(place, set()).add(name)
+        found = [(p, some.pop() if len(some) == 1 else p) for p, some in names.items()]
+        return sorted(found, key=_first_layer) if self._axis() == "layer" else found
+
+    def _notes(self) -> str:
+        several = any(bool(line.band.low.isfinite().any()) for line in self.lines)
+        return "95 % bootstrap intervals over items" if several else ""
 
     def _draw(self, axes: list[list[Any]]) -> None:
         ax, places = axes[0][0], self._places()
@@ -121,7 +131,15 @@ class EffectsView(View):
         ax.set_xlabel(self._axis())
         ax.set_ylabel(label(QUANTITY, 80, line=28), fontsize=8)
         if any(line.name for line in self.lines):
-            ax.legend(loc="best", fontsize=8).set_in_layout(False)
+            legend = ax.legend(
+                loc="best", fontsize=8, frameon=True, framealpha=0.8, edgecolor="none"
+            )
+            legend.set_in_layout(False)
+
+
+def _first_layer(place: tuple[str, str]) -> tuple[int, ...]:
+    """Of a layer or a window, for sorting."""
+    return tuple(int(one) for one in re.findall(r"\d+", place[0]))
 
 
 def _ends(band: Band) -> tuple[Tensor, Tensor, Tensor]:

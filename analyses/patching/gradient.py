@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from tqdm import tqdm
 
 from analyses.patching.agreement import Agreement
 from analyses.patching.align import Policy
@@ -16,7 +17,7 @@ from analyses.patching.measured import Mode
 from analyses.patching.recorded import Change
 from analyses.patching.result import PatchResult
 from analyses.patching.resumed import Resumed
-from analyses.patching.running import empty_result, run_cells
+from analyses.patching.running import Progress, empty_result, run_cells
 from analyses.patching.setup import MEMORY, Asked, CleanRun, Metrics, Setup, set_up
 from analyses.patching.whole import Whole
 from model_adapters import Adapter, Batch
@@ -39,6 +40,7 @@ def attribution_sweep(
     check: int = 0,
     memory: int = MEMORY,
     seed: int = 0,
+    progress: Progress | bool = False,
 ) -> PatchResult:
     """What patching each cell would do, to first order: gradient times difference of states.
 
@@ -62,10 +64,15 @@ def attribution_sweep(
             well they agree.
         memory: for the patches of `check`, and for the points of a path at once.
         seed: of that draw, and of the result's resamples.
+        progress: called with points of layers done and in all; then as for `patch_sweep`, with
+            those cells done that are not in `check`.
 
     Raises:
         ValueError: as `patch_sweep`; also for overlapping positions or windows with `steps`.
     """
+    for name, count in (("steps", steps), ("check", check)):
+        if count < 0:
+            raise ValueError(f"{name} is {count}; give 0 or more")
     method = "integrated gradients" if steps else "gradient"
     asked = Asked(site, layers, positions, heads, metric, mode, align)
     with lock_of(adapter.module):
@@ -75,12 +82,12 @@ def attribution_sweep(
             )
         if steps:
             _check_paths(setup)
-            gradients = _along_paths(setup, steps, memory)
+            gradients = _along_paths(setup, steps, memory, progress)
         else:
             gradients = _of_base(setup)
         result = _attributed(setup, gradients, method, seed)
         if check:
-            exact = _sample(setup, check, memory, seed)
+            exact = _sample(setup, check, memory, seed, progress)
             result = dataclasses.replace(result, agreement=agreement(exact, result))
     return result
 
@@ -113,8 +120,8 @@ def _product(
     gradient = gradients[layer][item][material.at(item, cell)]
     if cell.head is not None:
         gradient = gradient[:, cell.head]
-    moved = material.after(item, cell, layer) - material.before(item, cell, layer)
-    return float((gradient.double() * moved.double()).sum())
+    before, after = material.before(item, cell, layer), material.after(item, cell, layer)
+    return float((gradient.double() * (after.double() - before.double())).sum())
 
 
 def _of_base(setup: Setup) -> dict[int, Tensor]:
@@ -143,7 +150,9 @@ def _with_leaves(leaves: dict[int, Tensor]) -> Change:
     return change
 
 
-def _along_paths(setup: Setup, steps: int, memory: int) -> dict[int, Tensor]:
+def _along_paths(
+    setup: Setup, steps: int, memory: int, progress: Progress | bool
+) -> dict[int, Tensor]:
     """Mean gradients on the way from the base run's states to those that are put in."""
     grid, width = setup.grid, setup.base.batch.roles.shape[1]
     nodes, weights = np.polynomial.legendre.leggauss(steps)
@@ -155,21 +164,30 @@ def _along_paths(setup: Setup, steps: int, memory: int) -> dict[int, Tensor]:
     whole = Whole(setup.adapter, setup.base, grid.hooked, grid.layers)
     # What a pass keeps for the way back is several times as much.
     at_once = max(room // (4 * setup.adapter.n_layers), 1)
-    found = {layer: torch.zeros_like(setup.material.target[layer]) for layer in grid.layers}
-    for layer in (one for one in grid.layers if one <= setup.reader.layer):
-        for share, weight in zip(*(p.split(at_once) for p in points), strict=True):
-            if resumed.obstacle is None and layer >= resumed.first:
-                for item in range(setup.items):
-                    path = _Path(setup, layer, [item] * len(share), share)
+    found = {one: _exact(torch.zeros_like(setup.material.target[one])) for one in grid.layers}
+    reaching = [layer for layer in grid.layers if layer <= setup.reader.layer]
+    done, total = 0, len(reaching) * steps
+    with tqdm(total=total, unit=" points", disable=progress is not True) as bar:
+        for layer in reaching:
+            by_hand = resumed.obstacle is None and layer >= resumed.first
+            some = at_once if by_hand else max(at_once // setup.items, 1)
+            for share, weight in zip(*(p.split(some) for p in points), strict=True):
+                if by_hand:
+                    for item in range(setup.items):
+                        path = _Path(setup, layer, [item] * len(share), share)
+                        with torch.enable_grad():
+                            read = resumed.run(item, [layer] * len(share), 0, path, setup.reader)
+                        found[layer][item] += path.gradient(read, weight)[0]
+                else:
+                    items = [item for _ in share for item in range(setup.items)]
+                    path = _Path(setup, layer, items, share.repeat_interleave(setup.items))
                     with torch.enable_grad():
-                        read = resumed.run(item, [layer] * len(share), 0, path, setup.reader)
-                    found[layer][item] += path.gradient(read, weight)[0]
-            else:
-                items = [item for _ in share for item in range(setup.items)]
-                path = _Path(setup, layer, items, share.repeat_interleave(setup.items))
-                with torch.enable_grad():
-                    read = whole.run(len(share), path, setup.reader)
-                found[layer] += path.gradient(read, weight.repeat_interleave(setup.items))
+                        read = whole.run(len(share), path, setup.reader)
+                    found[layer] += path.gradient(read, weight.repeat_interleave(setup.items))
+                done += len(share)
+                bar.update(len(share))
+                if callable(progress):
+                    progress(done, total)
     return found
 
 
@@ -203,10 +221,16 @@ class _Path:
         assert self.leaf is not None
         with torch.enable_grad():
             value = self.setup.measured(read, self.items).sum()
-            (found,) = torch.autograd.grad(value, [self.leaf], materialize_grads=True)
+            (of_rows,) = torch.autograd.grad(value, [self.leaf], materialize_grads=True)
+        found = _exact(of_rows)
         scaled = found * weights.to(found).reshape(-1, *[1] * (found.ndim - 1))
         rows = len(set(self.items))
         return scaled.reshape(-1, rows, *found.shape[1:]).sum(dim=0)
+
+
+def _exact(values: Tensor) -> Tensor:
+    """In at least float32, for sums."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def _one_layer(setup: Setup, layer: int) -> list[Cell]:
@@ -225,7 +249,9 @@ def _check_paths(setup: Setup) -> None:
             )
 
 
-def _sample(setup: Setup, check: int, memory: int, seed: int) -> PatchResult:
+def _sample(
+    setup: Setup, check: int, memory: int, seed: int, progress: Progress | bool
+) -> PatchResult:
     """Some cells patched really; the others are NaN."""
     empty = empty_result(setup, "exact", seed)
     cells = list(setup.grid.cells())
@@ -239,5 +265,5 @@ def _sample(setup: Setup, check: int, memory: int, seed: int) -> PatchResult:
         start = dataclasses.replace(
             empty, raw=torch.zeros_like(empty.raw).where(~wanted, empty.raw)
         )
-        found = run_cells(setup, memory, start)
+        found = run_cells(setup, memory, start, progress=progress)
     return dataclasses.replace(found, raw=found.raw.where(wanted, empty.raw))

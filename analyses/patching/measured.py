@@ -39,8 +39,8 @@ class Measured:
     seed: int = 0
     """Of all draws: resamples, permutations, samples of cells."""
     passes: Mapping[str, int] = field(default_factory=dict)
-    """How many cells of items were had "resumed", by "whole" passes, and "unchanged": what the
-    patch puts in is there already, or it comes behind the place where the metric is read."""
+    """How many cells of items the last call had "resumed", by "whole" passes, and "unchanged": what
+    the patch puts in is there already, or it comes behind the place where the metric is read."""
     notes: tuple[str, ...] = ()
     """What made the sweep slower than it can be."""
     agreement: Agreement | None = None
@@ -81,6 +81,9 @@ class Measured:
         self, *, confidence: float = 0.95, resamples: int = 1000
     ) -> tuple[Float[Tensor, "*cell"], Float[Tensor, "*cell"]]:
         """Both ends of a percentile interval of `values` that resamples items.
+
+        NaN where the items leave open which of the two runs has more of the metric: a ratio to
+        such a difference has no bounds.
 
         Raises:
             ValueError: for fewer than two items.

@@ -4,6 +4,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -106,18 +107,22 @@ class _Run:
         left = int(self.raw.isnan().sum())
         with tqdm(total=left, unit=" cells", disable=self.progress is not True) as bar:
             try:
-                for finished in self._batches():
-                    bar.update(finished)
-                    if callable(self.progress):
-                        missing = int(self.raw.isnan().sum())
-                        self.progress(self.raw.numel() - missing, self.raw.numel())
-                    if time.monotonic() - self.saved_at > _SAVE_EVERY:
-                        self._save()
+                try:
+                    self._go_on(bar)
+                finally:
+                    self._save()
             except KeyboardInterrupt:
-                self._save()
                 raise SweepInterrupted(self._result()) from None
-        self._save()
         return self._result()
+
+    def _go_on(self, bar: "tqdm[NoReturn]") -> None:
+        for finished in self._batches():
+            bar.update(finished)
+            if callable(self.progress):
+                missing = int(self.raw.isnan().sum())
+                self.progress(self.raw.numel() - missing, self.raw.numel())
+            if time.monotonic() - self.saved_at > _SAVE_EVERY:
+                self._save()
 
     def _result(self) -> PatchResult:
         resumed = self.resumed

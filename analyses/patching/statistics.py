@@ -36,7 +36,11 @@ def bootstrap(
     confidence: float,
     seed: int,
 ) -> tuple[Float[Tensor, "*cell"], Float[Tensor, "*cell"]]:
-    """Both ends of the percentile interval of `recovered`, items drawn with replacement."""
+    """Both ends of the percentile interval of `recovered`, items drawn with replacement.
+
+    NaN where more resamples than lie beyond one end have a difference of the two runs of another
+    sign, or of 0.
+    """
     count = _several(raw, "an interval")
     draw = torch.Generator().manual_seed(seed)
     drawn = torch.randint(count, (resamples, count), generator=draw)
@@ -44,6 +48,9 @@ def bootstrap(
     weights = torch.zeros(resamples, count, dtype=torch.float64)
     weights.scatter_add_(1, drawn, torch.ones_like(drawn, dtype=torch.float64))
     gaps = weights @ (clean - corrupted)
+    other = (gaps * (clean - corrupted).mean() <= 0).double().mean()
+    if float(other) > (1 - confidence) / 2:
+        return torch.full_like(raw[0], torch.nan), torch.full_like(raw[0], torch.nan)
     moved = (raw - beside(corrupted, raw)).reshape(count, -1)
     ends = []
     for some in moved.split(max(_ONCE // resamples, 1), dim=1):

@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from analyses.patching.align import Policy
 from analyses.patching.cells import Heads, Layers, Positions
@@ -64,8 +65,8 @@ def patch_sweep(
             is too little.
         SweepInterrupted: on Ctrl-C; it carries what is finished.
     """
-    if checkpoint is not None and Path(checkpoint).suffix.lower() != ".safetensors":
-        raise ValueError(f"checkpoint is {str(checkpoint)!r}; end the name in .safetensors")
+    if checkpoint is not None:
+        _check_file(Path(checkpoint))
     asked = Asked(site, layers, positions, heads, metric, mode, align)
     with lock_of(adapter.module):
         setup = set_up(adapter, corrupted, clean, asked, method="exact", calls=True)
@@ -73,10 +74,18 @@ def patch_sweep(
         return run_cells(setup, memory, done, progress=progress, checkpoint=checkpoint)
 
 
+def _check_file(checkpoint: Path) -> None:
+    if checkpoint.suffix.lower() != ".safetensors":
+        raise ValueError(f"checkpoint is {str(checkpoint)!r}; end the name in .safetensors")
+    if not checkpoint.parent.is_dir():
+        raise ValueError(f"checkpoint is {str(checkpoint)!r}; there is no such folder")
+
+
 def _begun(
     setup: Setup, seed: int, checkpoint: str | Path | None, resume: PatchResult | None
 ) -> PatchResult:
     """What has been finished before, or nothing."""
+    fresh = empty_result(setup, "exact", seed)
     earlier = [] if resume is None else [("resume", resume)]
     if checkpoint is not None and Path(checkpoint).exists():
         earlier.append((str(checkpoint), PatchResult.load(checkpoint)))
@@ -86,8 +95,19 @@ def _begun(
                 f"{name} holds another sweep (of {one.site}, {one.metric}); model, inputs, site, "
                 "layers, positions, heads, metric and mode must be the same to go on"
             )
-    fresh = empty_result(setup, "exact", seed)
+        if one.raw.shape != fresh.raw.shape:
+            raise ValueError(f"{name} is a part of the sweep ({one!r}); give the whole result")
+        if not (_close(one.corrupted, fresh.corrupted) and _close(one.clean, fresh.clean)):
+            raise ValueError(
+                f"{name} holds another sweep: its unpatched runs have another {one.metric}. A "
+                "function of that name, a weight or an installed graph has changed since"
+            )
     raw = fresh.raw
     for _, one in earlier:
         raw = torch.where(raw.isnan(), one.raw, raw)
     return dataclasses.replace(fresh, raw=raw)
+
+
+def _close(one: Tensor, other: Tensor) -> bool:
+    """Equal up to what other threads or devices round."""
+    return torch.allclose(one, other, rtol=1e-2, atol=1e-3 * float(other.abs().max()))

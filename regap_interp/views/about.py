@@ -22,12 +22,12 @@ class About:
     def __str__(self) -> str:
         """The caption, on one line."""
         parts = [
-            f"model {self.model}" if self.model is not None else "",
+            f"model {words(self.model)}" if self.model is not None else "",
             f"n = {self.n}" if self.n is not None else "",
             f"seed {self.seed}" if self.seed is not None else "",
-            self.note,
+            words(self.note, 1000),
         ]
-        return words(" \u00b7 ".join(part for part in parts if part), 240)
+        return " \u00b7 ".join(part for part in parts if part)
 
 
 def words(text: str, longest: int = 120) -> str:

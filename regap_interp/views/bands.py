@@ -51,8 +51,13 @@ def draw_band(ax: Any, x: Sequence[float], band: Band, label: str, style: Any) -
 
 
 def styles(count: int) -> list[Any]:
-    """Colour, dash and marker for each of `count` lines; they return after five."""
-    return [_LINES[index % len(_LINES)] for index in range(count)]
+    """Colour, dash and marker for each of `count` lines; no two are the same up to 25."""
+    size = len(_LINES)
+    rounds = [divmod(index, size) for index in range(count)]
+    return [
+        (_LINES[at][0], _LINES[(at + turn) % size][1], _LINES[(at + 2 * turn) % size][2])
+        for turn, at in rounds
+    ]
 
 
 def counted(values: Float[Tensor, "item"]) -> str:

@@ -117,12 +117,13 @@ def ticks(names: Sequence[str | int]) -> tuple[list[float], list[str]]:
     A run of equal names has one, in its middle. Where there is no room for all, runs, the first
     and the last are kept.
     """
-    places = {}
+    places, single = {}, {}
     for start, stop in runs(names):
+        at = (start + stop - 1) / 2
         count = f" \u00d7{stop - start}" if stop - start > 1 else ""
-        places[(start + stop - 1) / 2] = brief(names[start], 14) + count
+        places[at], single[at] = brief(names[start], 14) + count, not count
     kept: list[float] = []
-    for at in sorted(places, key=lambda at: (at not in (0, len(names) - 1), at % 1 == 0, at)):
+    for at in sorted(places, key=lambda at: (at not in (0, len(names) - 1), single[at], at)):
         if all(abs(at - other) >= len(names) / _TICKS for other in kept):
             kept.append(at)
     kept.sort()

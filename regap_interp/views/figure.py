@@ -96,7 +96,9 @@ def inline_svg(figure: "Figure", name: str, alt: str) -> str:
     text = text[text.index("<svg") :]
     # Several figures share a page: ids that are theirs alone, and the same in every run.
     own = f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
-    text = re.sub(r'(\bid="|\burl\(#|href="#)', rf"\g<1>{own}-", text)
+    ids = re.compile(r'(\bid="|\burl\(#|href="#)')
+    # Within elements only: labels may say the same.
+    text = re.sub(r"<[^>]*>", lambda found: ids.sub(rf"\g<1>{own}-", found[0]), text)
     title = escape(visible(alt, 2_000).replace("\u2423", " "))
     return text.replace(">", f' role="img" aria-label="{title}"><title>{title}</title>', 1)
 

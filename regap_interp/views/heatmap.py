@@ -32,7 +32,8 @@ class HeatMap(Coloured):
     """A grid of coloured cells. Every row and column is drawn, whatever their number.
 
     Where there is no room for all names, the first and last are kept, and a run of equal names
-    (such as placeholders) has one name with its number.
+    (such as placeholders) has one name with its number. Hover texts have the number of the column,
+    counted from 0, in brackets.
     """
 
     values: Float[Tensor, "row column"]
@@ -94,7 +95,7 @@ class HeatMap(Coloured):
                 "th",
                 element("bdi", brief(name, 12), style=_UPRIGHT),
                 scope="col",
-                title=f"{self.column_axis} {index}: {brief(name, 40)}",
+                title=f"{words(self.column_axis)} {brief(name, 40)} ({index})",
                 style=f"{plain}font-weight:normal;text-align:center;vertical-align:bottom",
             )
             for index, name in enumerate(self.columns)
@@ -112,7 +113,8 @@ class HeatMap(Coloured):
     def _cell(self, row: str | int, column: int, value: float) -> Markup:
         scale = self.colours
         frame = PLAIN if abs(value) < float("inf") else DASHED
-        where = f"{self.row_axis} {brief(row, 40)}, {brief(self.columns[column], 40)} ({column})"
+        where = f"{words(self.row_axis)} {brief(row, 40)}"
+        where += f", {brief(self.columns[column], 40)} ({column})"
         written = self.values.shape[1] <= _WRITTEN
         return element(
             "td",

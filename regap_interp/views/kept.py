@@ -50,6 +50,8 @@ def from_chat(adapter: Adapter, batch: Batch, row: int, chat: Chat) -> list[tupl
         InputError: The chat does not hold as many media as the row.
     """
     (messages,) = normalise([chat], adapter.media)
+    used = [one for one in adapter.family.media if one.given(batch.inputs)]
+    even = any(isinstance(one, Frames) for one in used)
     parts = [part for message in messages for part in message["content"]]
     found: list[tuple[Span, Any]] = []
     for kind in ("image", "audio", "video"):
@@ -61,14 +63,24 @@ def from_chat(adapter: Adapter, batch: Batch, row: int, chat: Chat) -> list[tupl
                 "the request that the row was made from, or none where the model cuts pictures "
                 "into tiles"
             )
-        found += [(span, _shown(one, span)) for span, one in zip(spans, given, strict=True)]
+        found += [(span, _shown(one, span, even)) for span, one in zip(spans, given, strict=True)]
     return sorted(found, key=lambda one: one[0].start)
 
 
-def _shown(given: Any, span: Span) -> Any:
-    """A medium of a request as views take it."""
+def _shown(given: Any, span: Span, even: bool) -> Any:
+    """A medium of a request as views take it.
+
+    Args:
+        given: from the request.
+        span: where it stands.
+        even: whether frames of sounds are 10 ms, as those of the spectrogram are; otherwise it
+            gets as many as the model has for it.
+    """
     if isinstance(span, AudioSpan):
-        return spectrogram(given)
+        sound = spectrogram(given)
+        if even or span.frames is None or span.frames[0]:
+            return sound
+        return torch.nn.functional.interpolate(sound[None], span.frames[1])[0]
     if not isinstance(span, VideoSpan):
         return given
     if isinstance(given, str):
@@ -148,6 +160,8 @@ def _picture(pixels: Float[Tensor, "3 row column"], processor: Any) -> Image.Ima
     """A picture in its own colours; stretched from dark to light where those are not known."""
     normal = getattr(processor, "image_processor", None)
     mean, spread = (getattr(normal, f"image_{name}", None) for name in ("mean", "std"))
+    if not getattr(normal, "do_normalize", True):
+        mean, spread = (0.0,) * 3, (1.0,) * 3
     if mean is None or spread is None:
         low, high = pixels.min(), pixels.max()
         shown = (pixels - low) / (high - low).clamp(min=1e-6)

@@ -16,6 +16,9 @@ from regap_interp.views.bands import (
 )
 from regap_interp.views.view import View
 
+_ROOM, _SIGN = 100, 6
+"""Characters on a line of the legend, and those that a sign beside a name takes."""
+
 
 @dataclass(frozen=True, eq=False)
 class LayerTrace:
@@ -71,15 +74,22 @@ class TrajectoriesView(View):
         return {name: [row[index] for row in rows] for index, name in enumerate(names)}
 
     def _shape(self) -> tuple[int, int, tuple[float, float]]:
-        return 1, 1, (7.0, 4.0)
+        lines = -(-len(self.traces) // self._side_by_side())
+        return 1, 1, (7.0, 4.0 + 0.19 * max(lines - 2, 0))
+
+    def _names(self) -> list[str]:
+        return [f"{label(trace.label, 60)} (n {trace.n})" for trace in self.traces]
+
+    def _side_by_side(self) -> int:
+        """Names of the legend that fit on a line."""
+        return max(min(_ROOM // (max(map(len, self._names())) + _SIGN), 3), 1)
 
     def _draw(self, axes: list[list[Any]]) -> None:
         ax = axes[0][0]
         arms = list(dict.fromkeys(trace.arm for trace in self.traces))
         dashes = {arm: dash for arm, (_, dash, _) in zip(arms, styles(len(arms)), strict=True)}
-        for trace in self.traces:
+        for trace, name in zip(self.traces, self._names(), strict=True):
             colour, marker = (HARMFUL, "^") if trace.harmful else (BENIGN, "o")
-            name = f"{label(trace.label, 60)} (n {trace.n})"
             draw_band(ax, trace.layers, trace.refusal, name, (colour, dashes[trace.arm], marker))
         for layer, what in self.marks:
             ax.axvline(layer, color="#667085", linewidth=0.8, linestyle=":")
@@ -89,4 +99,4 @@ class TrajectoriesView(View):
         ax.set_xlabel("layer")
         ax.set_ylabel(label(self.quantity, 80, line=44))
         ax.locator_params(axis="x", integer=True)
-        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3)
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=self._side_by_side())

@@ -167,7 +167,10 @@ class View(ABC):
                 "tables need pandas, which is not installed: pip install 'regap-interp[views]'"
             ) from error
         table: DataFrame = pandas.DataFrame(
-            {name: [_writable(one) for one in column] for name, column in self._columns().items()}
+            {
+                writable(name): [writable(one) for one in column]
+                for name, column in self._columns().items()
+            }
         )
         return table
 
@@ -229,7 +232,7 @@ def picture(png: bytes, alt: str) -> Markup:
     )
 
 
-def _writable(value: Any) -> Any:
+def writable(value: Any) -> Any:
     """A cell of a table: lone surrogates, which no file can hold, become question marks."""
     return value.encode(errors="replace").decode() if isinstance(value, str) else value
 

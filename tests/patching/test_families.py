@@ -206,3 +206,18 @@ def test_an_installed_graph_edits_all_runs() -> None:
         handle.remove()
     assert not torch.allclose(steered.raw, bare.raw, atol=1e-3)
     torch.testing.assert_close(steered.raw, by_hook.raw, atol=1e-5, rtol=1e-5)
+
+
+def test_each_head_is_refused_where_layers_have_other_numbers() -> None:
+    module = builders()["qwen3_5"]()
+    module.config.get_text_config().linear_num_value_heads *= 2
+    adapter = model_adapters.load(type(module)(module.config).eval())
+    counts = [adapter.heads(layer)[0] for layer in range(adapter.n_layers)]
+    base, source = runs(adapter, None)
+    cells: Any = dict(site="z", metric=METRIC)
+    with pytest.raises(ValueError, match=f"have {min(counts)} to {max(counts)} heads"):
+        patch_sweep(adapter, base, source, **cells, heads="each")
+    alike = [layer for layer, count in enumerate(counts) if count == max(counts)]
+    some = patch_sweep(adapter, base, source, **cells, layers=alike, heads="each")
+    assert some.axes[2].labels == tuple(map(str, range(max(counts))))
+    assert some.complete

@@ -5,8 +5,10 @@ from typing import Any
 import pytest
 import torch
 
+import model_adapters
 from analyses.patching import LogitDifference, agreement, attribution_sweep, patch_sweep, windows
 from model_adapters import Adapter
+from tests.adapters.conftest import SmallProcessor, build_thinker, user
 from tests.patching.reference import plain_hook, states
 
 METRIC = LogitDifference(right=7, wrong=20)
@@ -85,3 +87,31 @@ def test_windows_are_sums_and_paths_refuse_them(adapter: Adapter, pair_of: Any) 
     cells["positions"] = ["last", -1]
     with pytest.raises(ValueError, match="overlap"):
         attribution_sweep(adapter, corrupted, clean, steps=2, **cells)
+
+
+def test_progress_counts_points_and_then_cells(adapter: Adapter, pair_of: Any) -> None:
+    seen: list[tuple[int, int]] = []
+    cells: Any = dict(site="mlp_out", metric=METRIC, layers=[1, 2])
+    attribution_sweep(
+        adapter,
+        *pair_of("text"),
+        **cells,
+        steps=3,
+        check=1,
+        progress=lambda *count: seen.append(count),
+    )
+    points, patches = [c for c in seen if c[1] == 6], [c for c in seen if c[1] == 2]
+    assert points[-1] == (6, 6) and patches[-1] == (2, 2) and seen == points + patches
+    for name in ("steps", "check"):
+        with pytest.raises(ValueError, match=f"{name} is -1; give 0 or more"):
+            attribution_sweep(adapter, *pair_of("text"), **cells, **{name: -1})
+
+
+def test_paths_in_low_precision_add_up() -> None:
+    module = build_thinker().bfloat16()
+    adapter = model_adapters.load(module, processor=SmallProcessor())
+    runs = [adapter.encode([user(f"w{5 + side} w7 w8")]) for side in (0, 1)]
+    cells: Any = dict(site="resid_post", layers=[adapter.n_layers - 1], metric=METRIC)
+    parts = attribution_sweep(adapter, *runs, **cells, steps=16)
+    real = patch_sweep(adapter, *runs, **cells)
+    assert float(parts.change) == pytest.approx(float(real.change), rel=0.05, abs=0.01)

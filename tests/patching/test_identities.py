@@ -16,6 +16,8 @@ from analyses.patching import (
     patch_sweep,
     remember,
 )
+from analyses.patching.budget import Budget
+from analyses.patching.recorded import Reader
 from model_adapters import Adapter
 from regap_interp import Direction, Origin
 
@@ -186,3 +188,14 @@ def test_positions_of_the_same_name_stay_apart(adapter: Adapter, mixed: Any) -> 
     assert torch.equal(found.at(position="per item #2").raw, found.raw[:, :, 1])
     assert not torch.equal(found.raw[:, :, 0], found.raw[:, :, 1])
     assert len(found.view().to_frame()) == 2
+
+
+def test_what_is_kept_and_what_is_read_count_as_memory(adapter: Adapter) -> None:
+    def rows(kept: int, metric: Any, width: int = 8) -> int:
+        return Budget(10**6, kept, adapter, Reader(adapter, metric)).rows(width, 8)
+
+    few = rows(0, METRIC)
+    assert few // 2 - 1 <= rows(5 * 10**5, METRIC) <= few // 2 + 1
+    assert rows(0, Divergence()) < few < rows(0, METRIC, width=2)
+    with pytest.raises(ValueError, match="the recorded runs keep 1 MB"):
+        rows(10**6 - 10, METRIC)

@@ -211,3 +211,45 @@ def test_files_of_views(tmp_path: Path) -> None:
         assert result.save(tmp_path / name).stat().st_size > 1000
     with pytest.raises(ValueError, match=r"no view becomes a '.txt' file"):
         result.save(tmp_path / "map.txt")
+
+
+def test_only_neighbours_are_drawn_as_one() -> None:
+    apart = Axis("position", ("1", "5", "9", "13"), ("the",) * 4)
+    assert apart.names() == ["1:the", "5:the", "9:the", "13:the"]
+    assert Axis("position", ("-4", "-3", "-2", "-1"), ("the",) * 4).names() == ["the"] * 4
+
+
+def test_lines_over_other_layers_are_drawn_in_the_order_of_layers() -> None:
+    def over(*layers: str) -> PatchResult:
+        axes = (Axis("layer", layers), Axis("position", ("last", "0")))
+        return make(axes=axes).at(position="last")
+
+    figure = compare({"late": over("4", "10-11", "12"), "early": over("2", "4", "5")}).plot()
+    axes = figure.axes[0]
+    shown = [one.get_text() for one in axes.get_xticklabels()]
+    assert shown == ["2", "4", "5", "10-11", "12"]
+    late, early = (line.get_xdata() for line in axes.get_lines()[2:])
+    assert list(late) == [1, 3, 4] and list(early) == [0, 1, 2]
+
+
+def test_a_token_is_named_only_where_all_results_have_it() -> None:
+    def at(token: str) -> PatchResult:
+        return make(axes=(LAYERS, Axis("position", ("3", "last"), (token, "x")))).at(layer=0)
+
+    axes = compare({"text": at("cat"), "image": at("<image>")}).plot().axes[0]
+    assert [one.get_text() for one in axes.get_xticklabels()] == ["3", "last:x"]
+
+
+def test_many_lines_can_be_told_apart_and_are_all_in_the_caption() -> None:
+    parts = {
+        f"a result with the long name {i}": make(n=4, seed=i, metric=f"metric {i}").at(layer=0)
+        for i in range(8)
+    }
+    view = compare(parts)
+    for i, (name, one) in enumerate(parts.items()):
+        ends = f"{name} {one.corrupted.mean():.3g} to {one.clean.mean():.3g}"
+        assert ends in view.caption and f"{name}: metric {i}" in view.caption
+    assert "95 % bootstrap intervals over items" in view.caption
+    assert "interval" not in make(n=1).at(layer=0).view().caption
+    lines = view.plot().axes[0].get_lines()[2:]
+    assert len({(one.get_color(), one.get_marker()) for one in lines}) == 8

@@ -207,3 +207,20 @@ def test_one_line() -> None:
     assert "\n" not in line
     assert line.startswith("<PatchResult exact denoise of resid_pre, 3 layer x 2 position, n=5")
     assert "Spearman 0.91 with 20 real patches" in line
+
+
+def test_a_ratio_to_an_unsettled_difference_has_no_interval() -> None:
+    for clean in ((1.0, -1.0), (1.0, -0.9), (2.0, -0.1, -0.1, -0.1)):
+        n = len(clean)
+        result = make(n=n, corrupted=torch.zeros(n).double(), clean=torch.tensor(clean).double())
+        low, high = result.interval()
+        assert low.isnan().all() and high.isnan().all() and low.shape == result.values.shape
+    # Of many resamples none is on the other side.
+    assert make(n=4).interval()[0].isfinite().all()
+
+
+def test_no_p_value_is_zero() -> None:
+    """Among drawn flips the real signs are counted in."""
+    strong = make(n=40, raw=make(n=40).raw * 0 + make(n=40).clean[:, None, None])
+    assert strong.p_values(permutations=99).unique().tolist() == [1 / 100]
+    assert strong.p_values(permutations=99, corrected=True).unique().tolist() == [1 / 100]

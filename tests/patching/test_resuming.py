@@ -1,12 +1,20 @@
 """Interrupted sweeps go on where they stopped, from memory or from a file."""
 
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from analyses.patching import LogitDifference, PatchResult, SweepInterrupted, patch_sweep
+from analyses.patching import (
+    FromLogits,
+    LogitDifference,
+    PatchResult,
+    SweepInterrupted,
+    patch_sweep,
+    running,
+)
 from model_adapters import Adapter
 
 METRIC = LogitDifference(right=7, wrong=20)
@@ -67,7 +75,7 @@ def test_another_sweep_is_refused(adapter: Adapter, mixed: Any) -> None:
     ):
         with pytest.raises(ValueError, match="holds another sweep"):
             patch_sweep(adapter, *mixed, **{**CELLS, **change}, resume=result)
-    with pytest.raises(ValueError, match="holds another sweep"):
+    with pytest.raises(ValueError, match=r"holds another sweep \(of"):
         patch_sweep(adapter, *reversed(mixed), **CELLS, resume=result)
 
 
@@ -90,3 +98,70 @@ def test_no_hook_is_left_after_an_interrupt(adapter: Adapter, mixed: Any) -> Non
     with pytest.raises(KeyboardInterrupt):
         patch_sweep(adapter, *mixed, **CELLS, progress=InterruptAfter(5))
     assert hooks() == before
+
+
+def test_a_part_is_not_taken_for_the_whole(adapter: Adapter, mixed: Any) -> None:
+    cells: Any = {**CELLS, "positions": ["last"]}
+    whole = patch_sweep(adapter, *mixed, **cells)
+    with pytest.raises(ValueError, match="is a part of the sweep"):
+        patch_sweep(adapter, *mixed, **cells, resume=whole.at(position="last"))
+
+
+def test_another_function_of_the_same_name_is_refused(
+    adapter: Adapter, mixed: Any, tmp_path: Path
+) -> None:
+    cells: Any = {**CELLS, "positions": ["last"]}
+    file = tmp_path / "sweep.safetensors"
+
+    def sweep(token: int) -> PatchResult:
+        metric = FromLogits(lambda logits: logits[:, token])
+        return patch_sweep(adapter, *mixed, **{**cells, "metric": metric}, checkpoint=file)
+
+    first = sweep(3)
+    assert torch.equal(sweep(3).raw, first.raw)
+    with pytest.raises(ValueError, match="unpatched runs have another"):
+        sweep(8)
+
+
+def test_a_folder_that_is_not_there_is_refused_first(
+    adapter: Adapter, mixed: Any, tmp_path: Path
+) -> None:
+    runs: list[int] = []
+    handle = adapter.hook("resid_post", 0, lambda value: runs.append(len(value)))
+    try:
+        with pytest.raises(ValueError, match="no such folder"):
+            patch_sweep(adapter, *mixed, **CELLS, checkpoint=tmp_path / "no" / "a.safetensors")
+    finally:
+        handle.remove()
+    assert not runs
+
+
+def test_whatever_ends_a_sweep_leaves_what_is_finished(
+    adapter: Adapter, mixed: Any, tmp_path: Path
+) -> None:
+    file = tmp_path / "sweep.safetensors"
+
+    def fail(done: int, total: int) -> None:
+        if done >= 30:
+            raise MemoryError
+
+    with pytest.raises(MemoryError):
+        patch_sweep(adapter, *mixed, **CELLS, progress=fail, checkpoint=file)
+    assert int((~PatchResult.load(file).raw.isnan()).sum()) >= 30
+
+
+def test_an_interrupt_while_the_end_is_written_loses_nothing(
+    adapter: Adapter, mixed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = PatchResult.save
+
+    def interrupted(self: PatchResult, path: Any) -> Path:
+        signal.raise_signal(signal.SIGINT)
+        return save(self, path)
+
+    monkeypatch.setattr(PatchResult, "save", interrupted)
+    monkeypatch.setattr(running, "_SAVE_EVERY", 1e9)
+    with pytest.raises(SweepInterrupted) as caught:
+        patch_sweep(adapter, *mixed, **CELLS, checkpoint=tmp_path / "sweep.safetensors")
+    assert caught.value.partial.complete
+    assert PatchResult.load(tmp_path / "sweep.safetensors").complete

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from regap_interp.views import Scale
+from regap_interp.views.colour import MISSING
 from tests.views.samples import INF, NAN
 
 # Machado, Oliveira and Fernandes 2009, severity 1: what readers without one kind of cone see.
@@ -94,3 +95,10 @@ def test_the_legend_says_the_ends_and_what_is_missing() -> None:
 def test_a_scale_has_an_extent(limit: float) -> None:
     with pytest.raises(ValueError, match="give a positive number"):
         Scale(limit)
+
+
+def test_what_is_not_finite_has_a_colour_of_its_own() -> None:
+    scale = Scale(1.0)
+    own = {scale.fill(value) for value in (float("nan"), float("inf"), -float("inf"))}
+    assert own == {MISSING}
+    assert MISSING not in {scale.fill(step / 50 - 1) for step in range(101)}

@@ -5,8 +5,16 @@ from collections.abc import Callable
 
 import pytest
 
-from regap_interp.views import PlaneView, RocView, TrajectoriesView, View, WindowsView
-from tests.views.samples import VIEWS, by_layer, plane, roc, windows
+from regap_interp.views import (
+    LayerTrace,
+    PlaneView,
+    RocView,
+    TrajectoriesView,
+    View,
+    WindowsView,
+)
+from regap_interp.views.bands import styles
+from tests.views.samples import VIEWS, band, by_layer, plane, roc, windows
 
 
 def test_figures_say_what_they_show() -> None:
@@ -53,3 +61,27 @@ def test_tables_hold_every_number() -> None:
 def test_nothing_to_draw_is_an_error(draw: Callable[[], View]) -> None:
     with pytest.raises(ValueError, match="nothing to draw"):
         draw()
+
+
+def test_legends_of_long_names_stay_within_the_figure() -> None:
+    traces = [
+        LayerTrace(f"requests of an arm with a long name, {i}", True, "a", (0, 1), band(0, 1), 20)
+        for i in range(8)
+    ]
+    figure = TrajectoriesView(traces, "refusal").plot()
+    figure.draw_without_rendering()
+    legend, (wide, high) = figure.axes[0].get_legend().get_window_extent(), figure.bbox.size
+    assert legend.x0 >= 0 and legend.x1 <= wide and legend.y0 >= 0 and legend.y1 <= high
+    assert figure.axes[0].get_window_extent().height > 200
+
+
+def test_up_to_twenty_five_lines_differ() -> None:
+    assert len({str(one) for one in styles(25)}) == 25
+    assert len({colour for colour, _, _ in styles(5)}) == 5
+
+
+def test_drift_is_across_and_refusal_up() -> None:
+    marks = plane("a").plot().axes[0].collections
+    drawn = {mark.get_label(): mark.get_offsets().tolist() for mark in marks}
+    assert drawn["harmful media (n 1)"] == [[0.0, 1.0]]
+    assert drawn["benign media (n 1)"] == [[1.0, 0.0]]

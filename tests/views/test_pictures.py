@@ -1,5 +1,10 @@
 """Media, maps and attention: what is drawn where, and nothing that is lost."""
 
+import base64
+import io
+import xml.etree.ElementTree as ET
+
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -13,6 +18,7 @@ from regap_interp.views import (
     compared,
 )
 from regap_interp.views.drawing import pooled, ticks
+from regap_interp.views.tile import spectrogram_picture
 from tests.views.samples import INF, NAN, Page, column, heat, photo, spread
 
 
@@ -146,3 +152,60 @@ def test_a_figure_hatches_what_is_not_finite() -> None:
 
     hatches = [patch.get_hatch() for patch in figure.axes[0].patches]
     assert hatches == ["//////"]
+
+
+def test_odd_and_even_runs_have_their_names() -> None:
+    for count in (5, 6, 7):
+        names = [f"t{i}" for i in range(200)] + ["<i>"] * count + [f"u{i}" for i in range(200)]
+        assert f"<i> \u00d7{count}" in ticks(names)[1]
+
+
+def test_columns_are_not_said_to_be_positions() -> None:
+    page = Page(HeatMap(spread(1, 2), [0], ["-3:a", "image[2\u00d72]"]).html())
+
+    heads = [a.get("title") for tag, a in page.elements if tag == "th" and a.get("title")]
+    assert heads == ["position -3:a (0)", "position image[2\u00d72] (1)"]
+
+
+def test_a_drawing_says_labels_as_they_are() -> None:
+    text = 'id="a" href="#b" url(#c)'
+
+    view = HeatMap(spread(1, 2), [0], ["a", "b"], quantity=text)
+    assert text in " ".join(ET.fromstring(view.svg()).itertext())
+
+
+def test_low_bins_are_below_and_time_goes_to_the_right() -> None:
+    sound = torch.zeros(8, 100)
+    sound[0, :20] = 1.0
+
+    dark = np.argwhere(np.asarray(spectrogram_picture(sound)) < 100)
+    wide, high = spectrogram_picture(sound).size
+    assert dark[:, 0].min() > 0.8 * high and dark[:, 1].max() < 0.25 * wide
+    assert dark[:, 0].max() == high - 1 and dark[:, 1].min() == 0
+
+
+def test_a_grid_that_is_a_picture_has_every_patch_at_its_place() -> None:
+    values = torch.zeros(40, 30)
+    values[0, 29], values[39, 0] = 1.0, -1.0
+    view = ImagePatches(photo(300, 400), values)
+
+    sources = [a["src"] or "" for tag, a in Page(view.html()).elements if tag == "img"]
+    veil = Image.open(io.BytesIO(base64.b64decode(sources[-1].partition(",")[2]))).convert("RGBA")
+    red, _, blue, opaque = (int(one) for one in np.asarray(veil)[2, -2])
+    assert opaque > 150 and red > blue
+    red, _, blue, opaque = (int(one) for one in np.asarray(veil)[-2, 2])
+    assert opaque > 150 and blue > red
+    assert np.asarray(veil)[2, 2][3] == np.asarray(veil)[-2, -2][3] == 0
+
+
+def test_figures_have_every_value_at_its_place_with_its_sign() -> None:
+    values = torch.tensor([[2.0, -1.0, 0.0], [0.5, 0.0, -2.0]])
+
+    patches = ImagePatches(photo(), values).plot().axes[0].get_images()[1]
+    assert patches.get_array().tolist() == values.sign().tolist()
+    assert np.allclose(patches.get_alpha(), 0.72 * values.abs() / 2)
+    (cells,) = HeatMap(values, [0, 1], list("abc")).plot().axes[0].get_images()
+    assert np.allclose(cells.get_array(), values / 2)
+    assert cells.get_extent() == [-0.5, 2.5, 1.5, -0.5]
+    red, _, blue, _ = cells.cmap(cells.norm(1.0))
+    assert red > blue

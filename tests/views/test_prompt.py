@@ -1,6 +1,7 @@
 """From a row of a batch to views: its tokens, and its media as the model is given them."""
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from model_adapters.errors import InputError
 from model_adapters.organism.world import draw_samples
 from model_adapters.tiny import builders
 from regap_interp.views import About, Prompt
-from regap_interp.views.kept import spectrogram
+from regap_interp.views.kept import _picture, _shown, spectrogram
 from tests.families.test_real_processors import _TEMPLATE, PROCESSORS
 from tests.views.samples import NAN, Page
 
@@ -204,3 +205,27 @@ def test_a_spectrogram_has_a_column_each_ten_milliseconds() -> None:
 
 def _kind(span: Any) -> str:
     return "audio" if isinstance(span, AudioSpan) else type(span).__name__.lower()[:-4]
+
+
+def test_frames_of_other_lengths_cover_the_whole_sound() -> None:
+    time = np.arange(16_000) / 16_000
+    tone = np.sin(2 * np.pi * 1000 * time) * (time > 0.75)
+    heard = _shown(tone, AudioSpan(0, 4, (0, 50)), even=False)
+
+    assert heard.shape == (201, 50)
+    assert heard[25, 45] - heard[25, 30] > 4
+    assert _shown(tone, AudioSpan(0, 4, (0, 100)), even=True).shape == (201, 101)
+
+
+def test_captions_keep_long_notes() -> None:
+    note = ", ".join(f"result {i} 0.1 to 0.2" for i in range(20))
+    assert str(About("m", note=note)) == f"model m \u00b7 {note}"
+    assert len(str(About("m" * 9000, note="n" * 9000))) < 1300
+
+
+def test_pictures_that_were_not_normalised_are_not_turned_back() -> None:
+    pixels = torch.full((3, 2, 2), 0.25)
+    for normal, level in ((True, 0.25 * 0.5 + 0.5), (False, 0.25)):
+        image = SimpleNamespace(image_mean=(0.5,) * 3, image_std=(0.5,) * 3, do_normalize=normal)
+        shown = _picture(pixels, SimpleNamespace(image_processor=image))
+        assert (levels(shown) == round(255 * level)).all()
