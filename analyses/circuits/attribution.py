@@ -11,6 +11,7 @@ from analyses.patching.metrics import Coordinate
 from analyses.patching.recorded import Reader
 from model_adapters import Adapter, Batch
 from model_adapters.tracer import lock_of
+from regap_interp.artefact.provenance import data_fingerprint
 from regap_interp.directions import Direction
 from regap_interp.graph.graph import Graph
 
@@ -76,4 +77,5 @@ def direct_attribution(
         of_spans=of_spans,
         name=metric.name,
         model=adapter.model_id,
+        direction=data_fingerprint({"vector": direction.vector, "centre": direction.centre}),
     )

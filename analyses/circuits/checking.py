@@ -94,6 +94,6 @@ def check(
         model=runs.adapter.model_id,
         n=len(bare),
         seed=seed,
-        note=f"{runs.reader.metric.name}; {in_words(agreement)}",
+        note=f"{runs.reader.name}; {in_words(agreement)}",
     )
     return Check(tuple(edges), estimated, exact, agreement, about=about)

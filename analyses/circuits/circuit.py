@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from analyses.circuits.nodes import Node, named
 from analyses.patching.agreement import Agreement
 from regap_interp.views import About, Shown
+from regap_interp.views.about import words
 
 if TYPE_CHECKING:
     from analyses.circuits.comparison import Comparison
@@ -75,7 +76,7 @@ class Circuit(Shown):
             names: For tables and pictures.
 
         Raises:
-            ValueError: the other circuit is of a model of another depth, or for another metric.
+            ValueError: the other circuit is of another model, or for another metric.
         """
         from analyses.circuits.comparison import compare
 
@@ -99,11 +100,17 @@ class Circuit(Shown):
     def to_graph(self) -> Any:
         """A `networkx.DiGraph`; nodes by name with `layer`, `kind` and `contribution`.
 
+        Signs that no XML can hold are shown as their numbers.
+
         Raises:
             ImportError: networkx is not installed.
         """
         graph = _networkx().DiGraph(
-            metric=self.metric, model=self.model, n=self.n, selection=self.selection
+            metric=words(self.metric, 400),
+            model=words(self.model, 400),
+            n=self.n,
+            method=self.method,
+            selection=self.selection,
         )
         for node, value in {**self.nodes, self.readout: 0.0}.items():
             graph.add_node(str(node), layer=node.layer, kind=node.kind, contribution=value)
@@ -152,28 +159,45 @@ class Circuit(Shown):
         if not isinstance(found, dict) or found.get("format") != _FORMAT:
             raise ValueError(f"{path} holds no circuit; give a .json file written by Circuit.save")
         try:
-            depth = int(found["n_layers"])
-            agreement = found.get("agreement")
-            plain: dict[str, Any] = {name: found[name] for name in _PLAIN}
-            return Circuit(
-                nodes={named(name, depth): float(value) for name, value in found["nodes"]},
-                edges=tuple(
-                    Edge(named(sender, depth), named(receiver, depth), float(value))
-                    for sender, receiver, value in found["edges"]
-                ),
-                readout=Node(depth, "readout"),
-                agreement=agreement and Agreement.read(agreement),
-                **plain,
-            )
+            return _read(found)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is damaged: {error!r}") from error
+
+
+def _read(found: Mapping[str, Any]) -> Circuit:
+    depth, agreement = found["n_layers"], found["agreement"]
+    plain: dict[str, Any] = {name: found[name] for name in _PLAIN}
+    for name, value in {"n_layers": depth, **plain}.items():
+        wanted = int if name in ("n", "n_layers") else str
+        if type(value) is not wanted:
+            raise TypeError(f"{name} is {value!r}")
+    nodes = {named(name, depth): float(value) for name, value in found["nodes"]}
+    readout = Node(depth, "readout")
+    edges = tuple(
+        Edge(named(sender, depth), named(receiver, depth), float(value))
+        for sender, receiver, value in found["edges"]
+    )
+    if any(not -1 <= node.layer < depth for node in nodes):
+        raise ValueError(f"there are nodes outside of {depth} layers")
+    for edge in edges:
+        if not {edge.sender, edge.receiver} <= {*nodes, readout} or not edge.sender.reaches(
+            edge.receiver
+        ):
+            raise ValueError(f"{edge.sender} to {edge.receiver} is no edge between its nodes")
+    return Circuit(
+        nodes=nodes,
+        edges=edges,
+        readout=readout,
+        agreement=agreement and Agreement.read(agreement),
+        **plain,
+    )
 
 
 def in_words(agreement: Agreement) -> str:
     """For captions."""
     return (
-        f"Spearman {agreement.spearman:.2f} with {agreement.n} edges really ablated, off by at "
-        f"most {agreement.largest:.2g} of the whole effect"
+        f"Spearman {agreement.spearman:.2f} with {agreement.n} edges really ablated, half of them "
+        f"large, off by at most {agreement.largest:.2g} of the whole effect"
     )
 
 

@@ -66,12 +66,14 @@ def compare(
     """Two circuits beside each other, by their names, such as "text" and "image".
 
     Raises:
-        ValueError: circuits of models of another depth, or for another metric.
+        ValueError: circuits of two models, or for two metrics.
     """
-    if (first.readout, first.metric) != (second.readout, second.metric):
+    ours, theirs = ((one.model, one.readout.layer, one.metric) for one in (first, second))
+    if ours != theirs:
         raise ValueError(
-            f"the circuits end in {first.metric} after {first.readout.layer} layers and in "
-            f"{second.metric} after {second.readout.layer}; compare circuits of one metric"
+            f"the circuits end in {ours[2]} after {ours[1]} layers of {ours[0]}, and in "
+            f"{theirs[2]} after {theirs[1]} layers of {theirs[0]}; compare circuits of one metric "
+            "in one model"
         )
     return Comparison(first, second, names)
 

@@ -41,6 +41,8 @@ class DirectAttribution(Shown):
     model: str
     difference: bool = False
     """Whether it is the difference of two."""
+    direction: str = ""
+    """sha256 in hex of the direction."""
 
     spans = SPANS
 
@@ -109,6 +111,8 @@ class DirectAttribution(Shown):
         Raises:
             ValueError: the other one has other rows, or is of another coordinate or model.
         """
+        if self.direction != other.direction:
+            raise ValueError(f"{self.name} is along two directions; take the same one for both")
         if (self.n, self.name, self.model) != (other.n, other.name, other.model):
             raise ValueError(
                 f"{self.name} of {self.n} rows of {self.model}, less {other.name} of {other.n} rows"
@@ -129,6 +133,7 @@ class DirectAttribution(Shown):
             name=self.name,
             model=self.model,
             difference=True,
+            direction=self.direction,
         )
 
     def interval(self, *, confidence: float = 0.95, resamples: int = 1000, seed: int = 0) -> Band:

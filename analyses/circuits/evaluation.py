@@ -2,7 +2,8 @@
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
@@ -11,14 +12,14 @@ from torch import Tensor
 from analyses.circuits.circuit import Circuit
 from analyses.circuits.outcomes import Curves, Minimality
 from analyses.circuits.parts import By, parts_of
+from analyses.circuits.passes import Passes
 from analyses.circuits.runs import Runs
 from analyses.patching import statistics
+from analyses.resuming import Partial, Progress
 from regap_interp.intervals import percentile_interval
 from regap_interp.views import About
 from regap_interp.views.bands import Band
 
-Progress = Callable[[int, int], None]
-"""Called with finished passes and all passes."""
 _FILLS = {"run": "the other run's values", "mean": "mean values"}
 
 
@@ -31,13 +32,15 @@ def curves(
     resamples: int = 1000,
     confidence: float = 0.95,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: Progress | bool = False,
+    checkpoint: str | Path | None = None,
+    resume: Partial | None = None,
 ) -> Curves:
     """Ablate the rest of each circuit, and each circuit, really; and random circuits like them.
 
     That takes `2 * len(circuits) * (1 + controls) + 2` passes over the batch. With `by="edges"` a
     pass costs more: attention of a layer is computed again for every set of senders that heads in
-    it are cut off from. It can be interrupted at any time; the model is left as it was.
+    it are cut off from.
 
     Args:
         runs: Made by `record_runs`.
@@ -49,27 +52,40 @@ def curves(
         resamples: Of items, for intervals.
         confidence: Of intervals, and the middle share of random circuits.
         seed: Of both.
-        progress: Called after every pass.
+        progress: Called after every pass with (requests run, in all), counted once for each pass;
+            True draws a bar on standard error.
+        checkpoint: A file that what is finished is written to as the passes go. If it is there,
+            they go on from it.
+        resume: `partial` of what Ctrl-C raised in the same call.
 
     Raises:
-        ValueError: for no circuits, circuits of other runs, or runs that ablating does not change.
+        ValueError: for no circuits, circuits of other runs, runs that ablating does not change, or
+            what was finished belongs to another call.
+        ArtefactError: the checkpoint is damaged or of another make.
+        Interrupted: on Ctrl-C; it carries what is finished.
     """
-    if not circuits or controls < 0:
-        raise ValueError(f"{len(circuits)} circuits, {controls} controls; give some of the former")
+    if not circuits:
+        raise ValueError("there are no circuits; give some, such as [scores.greedy(10)]")
+    _check(controls, resamples, confidence)
     parts, draw = parts_of(runs, by), random.Random(seed)
     inside = [parts.within(circuit) for circuit in circuits]
+    tried = [
+        some
+        for mine in inside
+        for some in (mine, *(parts.alike(mine, draw) for _ in range(controls)))
+    ]
+    passes = Passes(
+        "curves",
+        parts,
+        [without for some in tried for without in (parts.every - some, parts.removable(some))],
+        progress=progress,
+        checkpoint=checkpoint,
+        resume=resume,
+    )
     full, none = _ends(runs)
-    counted = _counted(progress, 2 * len(circuits) * (1 + controls))
-    kept: list[Tensor] = []
-    lost: list[Tensor] = []
-    for mine in inside:
-        for some in (mine, *(parts.alike(mine, draw) for _ in range(controls))):
-            kept.append(counted(parts.ablated(parts.every - some)))
-            lost.append(counted(parts.ablated(parts.removable(some))))
-    shape = (-1, len(circuits), 1 + controls)
+    raw = passes.run().reshape(-1, len(circuits), 1 + controls, 2)
     bands = []
-    for raw, ends in ((kept, (none, full)), (lost, (full, none))):
-        values = torch.stack(raw, dim=1).reshape(shape)
+    for values, ends in ((raw[..., 0], (none, full)), (raw[..., 1], (full, none))):
         own = _band(values[..., 0], *ends, resamples, confidence, seed)
         others = statistics.recovered(values[..., 1:], *ends)
         bands += [own, _spread(others, confidence)]
@@ -95,7 +111,9 @@ def minimality(
     resamples: int = 1000,
     confidence: float = 0.95,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: Progress | bool = False,
+    checkpoint: str | Path | None = None,
+    resume: Partial | None = None,
 ) -> Minimality:
     """Take each node or edge out of a circuit, and look what that costs.
 
@@ -109,27 +127,38 @@ def minimality(
         resamples: Of items, for intervals.
         confidence: Of intervals.
         seed: Of both.
-        progress: Called after every pass.
+        progress: As for `curves`.
+        checkpoint: As for `curves`.
+        resume: As for `curves`.
 
     Raises:
-        ValueError: for a circuit of other runs, or runs that ablating does not change.
+        ValueError: for a circuit of other runs, runs that ablating does not change, or what was
+            finished belongs to another call.
+        ArtefactError: the checkpoint is damaged or of another make.
+        Interrupted: on Ctrl-C; it carries what is finished.
     """
+    _check(controls, resamples, confidence)
     parts = parts_of(runs, by)
     inside, every = parts.within(circuit), parts.every
     outside = sorted(every - inside)
     drawn = random.Random(seed).sample(outside, min(controls, len(outside)))
-    full, none = _ends(runs)
-    counted = _counted(progress, len(inside) + len(drawn))
-    whole = parts.ablated(every - inside)
     mine = sorted(inside)
+    rest = every - inside
+    passes = Passes(
+        "minimality",
+        parts,
+        [rest, *(rest | {one} for one in mine), *(rest - {one} for one in drawn)],
+        progress=progress,
+        checkpoint=checkpoint,
+        resume=resume,
+    )
+    full, none = _ends(runs)
+    whole, *others = passes.run().split([1, len(mine), len(drawn)], dim=1)
     # Losses are shares of the same distance: differences of metrics, from a zero of their own.
-    losses = [whole - counted(parts.ablated(every - inside | {one})) for one in mine]
-    gains = [counted(parts.ablated(every - inside - {one})) - whole for one in drawn]
+    loss, control = whole - others[0], others[1] - whole
     zero, gap = torch.zeros_like(full), full - none
-    loss = torch.stack(losses, dim=1) if losses else torch.zeros(len(full), 0).double()
     band = _band(loss, zero, gap, resamples, confidence, seed)
     order = band.value.argsort(descending=True)
-    control = torch.stack(gains, dim=1) if gains else torch.zeros(len(full), 0).double()
     note = f"{len(drawn)} random {by} outside for comparison; {confidence:.0%}"
     return Minimality(
         tuple(mine[i] for i in order.tolist()),
@@ -139,18 +168,12 @@ def minimality(
     )
 
 
-def _counted(progress: Progress | None, passes: int) -> Callable[[Tensor], Tensor]:
-    """Hands on what a pass gave, and says that it is done."""
-    done = 0
-
-    def count(value: Tensor) -> Tensor:
-        nonlocal done
-        done += 1
-        if progress is not None:
-            progress(done, passes)
-        return value
-
-    return count
+def _check(controls: int, resamples: int, confidence: float) -> None:
+    if controls < 0 or resamples < 1 or not 0 < confidence < 1:
+        raise ValueError(
+            f"controls={controls}, resamples={resamples}, confidence={confidence}; give 0 and more "
+            "controls, a resample at least, and a confidence between 0 and 1"
+        )
 
 
 def _about(runs: Runs, seed: int, note: str) -> About:
@@ -158,17 +181,17 @@ def _about(runs: Runs, seed: int, note: str) -> About:
         model=runs.adapter.model_id,
         n=len(runs.base.batch),
         seed=seed,
-        note=f"{runs.reader.metric.name}; ablated by {_FILLS[runs.fill]}; {note} intervals over "
-        "items",
+        note=f"{runs.reader.name}; ablated by {_FILLS[runs.fill]}; {note} intervals over items",
     )
 
 
 def _ends(runs: Runs) -> tuple[Tensor, Tensor]:
     full, none = runs.ablated(()), runs.ablated(runs.nodes)
-    if not float((full - none).mean()):
+    gap = float((full - none).mean())
+    if gap == 0 or not math.isfinite(gap):
         raise ValueError(
-            f"{runs.reader.metric.name} is the same with every node ablated; there is nothing that "
-            "a circuit could explain"
+            f"{runs.reader.name} changes by {gap} with every node ablated; there is nothing that a "
+            "circuit could explain"
         )
     return full, none
 

@@ -24,6 +24,8 @@ class Node:
         """Refuse kinds that do not exist."""
         if self.kind not in get_args(Kind):
             raise ValueError(f"no node is a {self.kind!r}; they are {', '.join(get_args(Kind))}")
+        if self.kind == "embed" and self.part not in SPANS:
+            raise ValueError(f"no embeddings are {self.part!r}; they are {', '.join(SPANS)}")
 
     def __str__(self) -> str:
         """Its name."""

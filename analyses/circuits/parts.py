@@ -50,6 +50,11 @@ class Parts(ABC):
     def alike(self, parts: Some, draw: random.Random) -> Some:
         """Random ones of the same make."""
 
+    @staticmethod
+    @abstractmethod
+    def name(part: Any) -> str:
+        """Of one of them."""
+
 
 class NodeParts(Parts):
     """Nodes."""
@@ -84,6 +89,11 @@ class NodeParts(Parts):
             known = [node for node in self.runs.nodes if node.kind == kind]
             found |= set(draw.sample(known, sum(node.kind == kind for node in inner)))
         return frozenset(found)
+
+    @staticmethod
+    def name(part: Any) -> str:
+        """Of a node."""
+        return str(part)
 
 
 class EdgeParts(Parts):
@@ -140,6 +150,11 @@ class EdgeParts(Parts):
                 reached.add(edge[0])
                 border += into.get(edge[0], [])
         return frozenset(found)
+
+    @staticmethod
+    def name(part: Any) -> str:
+        """Of an edge."""
+        return " to ".join(map(str, part))
 
 
 def parts_of(runs: Runs, by: By) -> Parts:

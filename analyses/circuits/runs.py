@@ -15,7 +15,7 @@ from analyses.circuits.nodes import SPANS, Node, edges
 from analyses.circuits.recording import TOLERANCE, Recording, record
 from analyses.patching import align as aligning
 from analyses.patching.align import Alignment, Pair, Policy, Selector
-from analyses.patching.metrics import as_metric
+from analyses.patching.metrics import Coordinate, as_metric
 from analyses.patching.recorded import Reader
 from analyses.patching.setup import Metrics
 from model_adapters import Adapter, Batch
@@ -134,7 +134,8 @@ def record_runs(
             whatever their number; `align` has no part in that.
 
     Raises:
-        ValueError: for runs that cannot be aligned, or a model whose layers do more than add.
+        ValueError: for runs that cannot be aligned, a metric of another model or that is not finite
+            on `batch`, or a model whose layers do more than add.
     """
     if fill not in get_args(Fill):
         raise ValueError(f'fill is {fill!r}; it is "run" or "mean"')
@@ -148,6 +149,10 @@ def record_runs(
     site, layer = reader.place
     if site != "resid_post" or layer is None:
         raise ValueError(f"the metric reads {site}; circuits end at resid_post or at logits")
+    read_by = reader.metric
+    origin = read_by.direction.origin if isinstance(read_by, Coordinate) else None
+    if origin is not None and origin.model != adapter.fingerprint:
+        raise ValueError("the direction of the metric was measured on another model")
     depth = adapter.resid_post.number(layer) + 1
     with lock_of(adapter.module):
         base, read = record(adapter, batch, reader, depth)
@@ -172,7 +177,10 @@ def record_runs(
         for at, ours in base.added.items():
             other.added[at] = brought(ours, raw.added[at])
         nodes = nodes_of(adapter, base, depth)
-    return Runs(adapter, reader, base, other, mask, nodes, depth, reader.seen(read), fill)
+    found = Runs(adapter, reader, base, other, mask, nodes, depth, reader.seen(read), fill)
+    if not bool(found.measured(read).isfinite().all()):
+        raise ValueError(f"the metric {reader.name} is not finite on the runs themselves")
+    return found
 
 
 def _aligned(

@@ -88,7 +88,8 @@ class Scores:
         _check(n)
         means = self.of_edges.mean(dim=0)
         order = means.abs().argsort(descending=True, stable=True).tolist()
-        signed = [i for i in order if positive is None or (float(means[i]) > 0) == positive]
+        wanted = means.abs() if positive is None else means if positive else -means
+        signed = [i for i in order if positive is None or float(wanted[i]) > 0]
         return self._circuit(signed[:n], f"top {n}")
 
     def threshold(self, least: float) -> Circuit:
@@ -198,7 +199,7 @@ def score_edges(
         receivers=receivers,
         of_nodes=of_nodes,
         of_edges=of_edges,
-        metric=runs.reader.metric.name,
+        metric=runs.reader.name,
         model=runs.adapter.model_id,
         method=f"edge attribution, {steps} points" if steps else "edge attribution",
         check=checked,

@@ -12,6 +12,8 @@ from analyses.patching import LogitDifference
 from model_adapters import Adapter, Batch
 from model_adapters.organism import words
 from model_adapters.organism.world import Sample, Setting, Split, draw_samples
+from model_adapters.probe import example
+from model_adapters.tiny import builders
 
 METRIC = LogitDifference(right=7, wrong=20)
 
@@ -28,6 +30,23 @@ def media_samples(
 def encoded(adapter: Adapter, samples: list[Sample]) -> Batch:
     """A batch of requests."""
     return adapter.encode([one.messages for one in samples])
+
+
+def runs_of(adapter: Adapter) -> Any:
+    """Two prompts of one length, with a picture where the model takes one."""
+    kinds: Any = ("image",) if "image" in adapter.media else ()
+    return tuple(
+        adapter.describe(**example(adapter.module, adapter.family, kinds, size=1, seed=seed))
+        for seed in (1, 4)
+    )
+
+
+@pytest.fixture(scope="session")
+def small() -> tuple[Runs, Scores]:
+    """Of a model of three layers, for text."""
+    adapter = model_adapters.load(builders()["llama"]())
+    runs = record_runs(adapter, *runs_of(adapter), metric=LogitDifference(right=3, wrong=7))
+    return runs, score_edges(runs)
 
 
 @pytest.fixture(scope="session")

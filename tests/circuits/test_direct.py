@@ -71,6 +71,8 @@ def test_differences_are_paired() -> None:
     assert moved.view()._columns()["part"][0] == "head 0.1"
     with pytest.raises(ValueError, match="same coordinate of the same requests"):
         made(base).minus(made(base[:4]))
+    with pytest.raises(ValueError, match="two directions"):
+        made(base, direction="a").minus(made(base, direction="b"))
     other = dataclasses.replace(
         made(base), nodes=(*moved.nodes[:2], Node(3, "added")), of_nodes=base
     )

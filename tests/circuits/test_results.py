@@ -5,6 +5,7 @@ import json
 import sys
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -65,6 +66,9 @@ def test_scores_are_checked_by_real_ablation(runs: Runs, checked: Scores) -> Non
         torch.testing.assert_close(check.exact[:, place], lost, atol=1e-6, rtol=0)
         edge = runs.edges.index(ends)
         assert torch.equal(check.estimated[:, place], checked.of_edges[:, edge])
+    whole = float((bare - runs.ablated(runs.nodes)).mean().abs())
+    furthest = float((check.exact.mean(dim=0) - check.estimated.mean(dim=0)).abs().max())
+    assert check.agreement.largest == pytest.approx(furthest / whole)
     order = checked.of_edges.mean(dim=0).abs().argsort(descending=True).tolist()
     large = {runs.edges[i] for i in order[: round(0.05 * len(order))]}
     assert len(large & set(check.edges)) == 3
@@ -94,10 +98,21 @@ def test_files_come_back(scores: Scores, tmp_path: Path) -> None:
         (tmp_path / "other.json").write_text("{}")
         Circuit.load(tmp_path / "other.json")
     plain = json.loads((tmp_path / "circuit.json").read_text())
-    plain["edges"][0][0] = "head x"
-    (tmp_path / "damaged.json").write_text(json.dumps(plain))
-    with pytest.raises(ValueError, match="damaged"):
-        Circuit.load(tmp_path / "damaged.json")
+    first, *rest = plain["edges"]
+    for damage in (
+        {"edges": [["head x", *first[1:]], *rest]},
+        {"edges": [["head 99.0", *first[1:]], *rest]},
+        {"edges": [[first[1], first[0], first[2]], *rest]},
+        {"edges": [first[:2]]},
+        {"nodes": [["head 99.0", 1.0], *plain["nodes"]]},
+        {"n": "many"},
+        {"metric": 3},
+        {"n_layers": float("inf")},
+        {"agreement": [1]},
+    ):
+        (tmp_path / "damaged.json").write_text(json.dumps({**plain, **damage}))
+        with pytest.raises(ValueError, match="is damaged"):
+            Circuit.load(tmp_path / "damaged.json")
 
 
 def test_graphml(scores: Scores, tmp_path: Path) -> None:
@@ -108,6 +123,60 @@ def test_graphml(scores: Scores, tmp_path: Path) -> None:
     edge = circuit.edges[0]
     data = graph.edges[str(edge.sender), str(edge.receiver)]
     assert data["contribution"] == pytest.approx(edge.contribution)
+
+
+HOSTILE = "</script><img src=x onerror=alert(1)>&\"'$x^$ \u202e \x00\x08 \ud800 " + "A" * 300
+
+
+def test_hostile_names_are_text(scores: Scores, tmp_path: Path) -> None:
+    """Of a metric, a model or a panel; files stay well-formed, and JSON keeps every sign."""
+    networkx = pytest.importorskip("networkx")
+    circuit = dataclasses.replace(scores.greedy(3), metric=HOSTILE, model=HOSTILE)
+    assert Circuit.load(circuit.save(tmp_path / "one.json")).metric == HOSTILE
+    graph = networkx.read_graphml(circuit.save(tmp_path / "one.graphml")).graph
+    assert graph["metric"].startswith("</script><img") and "\u27e8U+0000\u27e9" in graph["metric"]
+    both = compare(circuit, circuit, names=(HOSTILE, "b")).view(title=HOSTILE)
+    pages = [circuit._repr_mimebundle_()["text/html"], circuit.to_frame().to_html()]
+    for view, name in ((circuit, "one"), (both, "two")):
+        pages.append(view.save(tmp_path / f"{name}.html").read_text())
+        drawing = view.save(tmp_path / f"{name}.svg")
+        ElementTree.parse(drawing)
+        pages.append(drawing.read_text())
+    for page in pages:
+        assert "<script" not in page and "<img src=x" not in page
+    with pytest.raises(ValueError, match="no embeddings are"):
+        Node(-1, "embed", HOSTILE)
+
+
+def test_names_of_metrics_are_words(pair_of: Any, random_organism: Adapter) -> None:
+    right, wrong = (
+        random_organism.tokenizer.convert_tokens_to_ids(word) for word in ("sorry", "gladly")
+    )
+    metric = LogitDifference(right, wrong)
+    runs = record_runs(random_organism, *pair_of(), metric=metric, positions=["last"])
+    found = score_edges(runs, check=2)
+    circuit, words = found.greedy(3), "logit difference sorry - gladly"
+    curved = curves(runs, [circuit], controls=0, resamples=5)
+    assert found.metric == circuit.metric == words
+    assert found.check is not None
+    for view in (found.check.view(), curved.view(), circuit.view()):
+        assert words in view.caption + view._summary()
+    assert "seed 0" in curved.view().caption and "n = 2" in curved.view().caption
+
+
+def test_empty_circuits_have_pictures(scores: Scores, tmp_path: Path) -> None:
+    nothing = scores.threshold(float("inf"))
+    assert not nothing.edges and nothing.compare(nothing).overlap == 1
+    assert nothing.save(tmp_path / "empty.png").stat().st_size > 500
+    assert Circuit.load(nothing.save(tmp_path / "empty.json")).edges == ()
+
+
+def test_edges_without_a_score_have_no_sign(scores: Scores) -> None:
+    values = torch.zeros_like(scores.of_edges)
+    values[:, 4], values[:, 9] = -1.0, 2.0
+    some = dataclasses.replace(scores, of_edges=values)
+    for positive, contribution in ((True, 2.0), (False, -1.0)):
+        assert [e.contribution for e in some.top(10, positive=positive).edges] == [contribution]
 
 
 def test_graphml_says_what_is_missing(
@@ -128,8 +197,9 @@ def test_comparison(scores: Scores) -> None:
     assert list(frame["circuit"]) == ["top"] * 20 + ["greedy"] * 20
     assert int(frame["shared"].sum()) == 2 * len(found.shared)
     assert f"{len(found.lost)} only top" in repr(found)
-    with pytest.raises(ValueError, match="circuits of one metric"):
-        first.compare(dataclasses.replace(second, metric="another"))
+    for other in ({"metric": "another"}, {"model": "another"}, {"readout": Node(7, "readout")}):
+        with pytest.raises(ValueError, match="one metric in one model"):
+            first.compare(dataclasses.replace(second, **other))
 
 
 def test_nodes_have_places_of_their_own(scores: Scores) -> None:
@@ -155,7 +225,7 @@ def test_views_hold_no_script(runs: Runs, scores: Scores) -> None:
         resamples=20,
         progress=lambda *passes: done.append(passes),
     )
-    assert done == [(i + 1, 8) for i in range(8)]
+    assert done == [(2 * (i + 1), 2 * 8) for i in range(8)]
     assert len(found.plot().axes) == 2
     assert found.to_frame().shape == (2, 14)
 
