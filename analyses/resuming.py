@@ -127,20 +127,24 @@ class Work:
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
-        """Around all passes: a bar, and whatever ends them early leaves what is finished.
+        """Around all passes and what is made of them: a bar, and whatever ends them early leaves
+        what is finished.
 
         Raises:
             Interrupted: on Ctrl-C.
         """
         begun, total = int(self.done.sum()), self.done.numel()
         quiet = self.progress is not True
-        with tqdm(total=total, initial=begun, unit=" requests", disable=quiet) as self._bar:
-            try:
-                yield
-            except KeyboardInterrupt:
-                raise Interrupted(self.partial) from None
-            finally:
-                self._save()
+        bar = tqdm(total=total, initial=begun, unit=" requests", disable=quiet)
+        try:
+            with bar as self._bar:
+                try:
+                    yield
+                finally:
+                    self._save()
+        except KeyboardInterrupt:
+            # Also one that comes while the file is written, which is finished first.
+            raise Interrupted(self.partial) from None
 
     def keep(
         self, at: tuple[int | list[int], ...], values: Mapping[str, Tensor], *, axis: int = -1

@@ -13,7 +13,12 @@ from analyses.geometry import estimate
 from analyses.geometry.moments import separations
 from analyses.geometry.result import Source
 from analyses.geometry.windowed import STATISTICS, Statistic, Windowed, measured
-from regap_interp.intervals import interval_of_measured, resample_clusters, resample_weights
+from regap_interp.intervals import (
+    interval_of_measured,
+    resample_clusters,
+    resample_weights,
+    wilson,
+)
 from regap_interp.separability import (
     Trend,
     crs_curve,
@@ -96,6 +101,11 @@ def separability_windows(
         shares = torch.tensor([asr_of(one) for one in members], dtype=torch.float64)
         resampled = [_shares(again[:, one], harmful[one], answered[one]) for one in members]
         asr = estimate.percentile(shares, torch.stack(resampled, dim=1), confidence)
+        for place in torch.nonzero((shares == 0) | (shares == 1)).flatten().tolist():
+            rows = members[place][harmful[members[place]]].tolist()
+            n = len({labels[row] for row in rows})  # resamples of what never varies tell nothing
+            rate = wilson(int(shares[place]) * n, n, confidence=confidence)
+            asr.low[place], asr.high[place] = rate.low, rate.high
         asr_trend = _trend(asr_of, drift, labels, cut, resamples, seed, confidence)
     return Windowed(
         source=source,

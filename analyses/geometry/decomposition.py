@@ -127,9 +127,9 @@ class Decomposition(Result):
             )
             for name, quantity in _SHOWN.items()
         ]
-        both = itertools.combinations(enumerate(self.modalities), 2)
+        both, n = itertools.combinations(enumerate(self.modalities), 2), self.n_pairs
         between = [
-            Line(f"{one} and {other}", self.layers, self.between[:, i, j].band, self.n)
+            Line(f"{one} and {other}", self.layers, self.between[:, i, j].band, n[i] + n[j])
             for (i, one), (j, other) in both
         ]
         if between:
@@ -142,7 +142,8 @@ class Decomposition(Result):
             about=self._about(
                 self.n,
                 f"{self.pairs} pairs; refusal of {self.n_harmful} harmful and {self.n_harmless} "
-                f"harmless texts; {intervals(self.confidence, self.resamples)}",
+                f"harmless texts; {intervals(self.confidence, self.resamples)}, of halves the "
+                f"middle {100 * self.confidence:g} % of {self.splits} splits",
             ),
         )
 

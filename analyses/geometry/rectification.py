@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,11 +13,10 @@ from torch import Tensor
 from analyses.geometry import estimate
 from analyses.geometry.lens import Lens, LogitLens, RefusalTokens, TunedLens, lens_log_odds
 from analyses.geometry.requests import Requests
-from analyses.geometry.result import Source
+from analyses.geometry.result import Source, recipe
 from analyses.geometry.trajectories import Condition, Rectification
 from analyses.resuming import Partial, Progress, Work
 from model_adapters import Adapter
-from regap_interp.artefact.provenance import data_fingerprint
 from regap_interp.capture import capture_passes
 from regap_interp.directions import Direction
 from regap_interp.graph import Graph, add
@@ -123,22 +122,21 @@ def rectify(
         row = {name: index for index, name in enumerate(text.ids)}
         runs = {"clean": _Run(text, [row[requests.ids[one]] for one in twins], None), **runs}
     followed = _Followed(adapter, runs, refusal, tokens, through)
-    recipe = data_fingerprint(
-        {
-            "source": asdict(source),
-            "requests": [
-                one.fingerprint() for one in dict.fromkeys(run.requests for run in runs.values())
-            ],
-            "refusal": [[refusal[one].vector, refusal[one].centre] for one in layers],
-            "drift": [drift.vector, layer, strength],
-            "tokens": None if tokens is None else [tokens.refusing, tokens.answering],
-            "lens": _written(through),
-        }
+    known = recipe(
+        adapter,
+        source,
+        requests=[
+            one.fingerprint() for one in dict.fromkeys(run.requests for run in runs.values())
+        ],
+        refusal=[[refusal[one].vector, refusal[one].centre] for one in layers],
+        drift=[drift.vector, layer, strength],
+        tokens=None if tokens is None else [tokens.refusing, tokens.answering],
+        lens=_written(through),
     )
-    work = Work(followed.nothing(recipe), resume=resume, checkpoint=checkpoint, progress=progress)
+    work = Work(followed.nothing(known), resume=resume, checkpoint=checkpoint, progress=progress)
     with work.running():
         followed.run(work, batch_size)
-    coordinate, log_odds = followed.split(work)
+        coordinate, log_odds = followed.split(work)
     return Rectification(
         source=source,
         seed=seed,

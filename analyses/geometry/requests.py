@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlparse
 
 import numpy as np
 import torch
@@ -65,18 +66,25 @@ class Requests:
 
     @classmethod
     def of(cls, items: Sequence[Item], *, split: str | None = None) -> "Requests":
-        """Items of a split (of all splits by default). Where a cluster is not given, a medium and
-        its twin are one."""
+        """Items of a split (of all splits by default). A medium and its twin are one cluster; where
+        only one of the two has one given, that is the other's too."""
         chosen = [item for item in items if split is None or item.split == split]
         if not chosen:
             raise ValueError(f"no items of the split {split!r} among {len(items)}")
+        given = {item.id: item.cluster for item in chosen}
+        for item in chosen:
+            if item.twin_id and item.cluster and not given.get(item.twin_id):
+                given[item.twin_id] = item.cluster
         return cls(
             entries=tuple(item.messages for item in chosen),
             ids=tuple(item.id for item in chosen),
             harmful=torch.tensor([item.harmful for item in chosen]),
             modality=tuple(item.modality for item in chosen),
             twin=tuple(item.twin_id for item in chosen),
-            cluster=tuple(item.cluster or item.twin_id or item.id for item in chosen),
+            cluster=tuple(
+                given[item.id] or given.get(item.twin_id or "") or item.twin_id or item.id
+                for item in chosen
+            ),
         )
 
     @classmethod
@@ -183,8 +191,8 @@ class Requests:
         )
 
     def fingerprint(self) -> str:
-        """sha256 in hex over contents, ids, labels and twins, in order. Media given as paths in
-        strings, and objects that are no plain data, count by their names only."""
+        """sha256 in hex over contents, ids, labels and twins, in order. Files of media count by
+        their bytes; objects that are no plain data by their type only."""
         about = [*zip(self.ids, self.harmful.tolist(), self.modality, self.twin, strict=True)]
         contents = [one.inputs if isinstance(one, Batch) else one for one in self.entries]
         return data_fingerprint({"about": about, "contents": _hashable(contents)})
@@ -213,13 +221,25 @@ class Requests:
         return found
 
 
-def _hashable(value: Any) -> Any:
-    """Nested data as `data_fingerprint` takes it."""
+def _hashable(value: Any, media: bool = False) -> Any:
+    """Nested data as `data_fingerprint` takes it; inside `media`, strings may name files."""
     if isinstance(value, Mapping):
-        return {str(key): _hashable(one) for key, one in value.items()}
+        inside = media or value.get("type", "text") != "text"
+        return {str(key): _hashable(one, inside and key != "type") for key, one in value.items()}
     if isinstance(value, list | tuple):
-        return [_hashable(one) for one in value]
+        return [_hashable(one, media) for one in value]
+    if media and isinstance(value, str):
+        return _file(value) or value
     if isinstance(value, np.generic):
         return value.item()
     plain = str | bytes | int | float | Path | Tensor | np.ndarray | Image.Image | None
     return value if isinstance(value, plain) else type(value).__qualname__
+
+
+def _file(name: str) -> Path | None:
+    """What a path or file URL names, if it is there."""
+    try:
+        path = Path(unquote(urlparse(name).path) if name.startswith("file://") else name)
+        return path if path.is_file() else None
+    except (OSError, ValueError):  # a data URL is too long for a name
+        return None

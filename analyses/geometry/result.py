@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from model_adapters import Adapter
 from regap_interp._edited import digest_of_edits
+from regap_interp.artefact.provenance import data_fingerprint, processor_name, template_hash
 from regap_interp.directions import Origin
 from regap_interp.graph.graph import Graph
 from regap_interp.statistics import Rule
 from regap_interp.views import About, Shown
+from regap_interp.views.view import writable
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -48,6 +50,23 @@ class Source:
         return Origin(self.fingerprint, self.site, layer, self.at, self.edits)
 
 
+def recipe(adapter: Adapter, source: Source, **parts: Any) -> str:
+    """sha256 in hex over all that numbers depend on: the parts, where they are read, and what the
+    model's fingerprint leaves out: precision, processor and chat template."""
+    processor: Any = adapter.processor
+    readers: list[Any] = [
+        getattr(processor, name, None)
+        for name in ("image_processor", "video_processor", "feature_extractor")
+    ]
+    how = [
+        str(next(adapter.module.parameters()).dtype),
+        processor_name(adapter),
+        template_hash(adapter),
+        *(one.to_json_string() if hasattr(one, "to_json_string") else None for one in readers),
+    ]
+    return data_fingerprint({"source": asdict(source), "how": how, **parts})
+
+
 class Result(Shown):
     """A frozen dataclass of numbers."""
 
@@ -63,7 +82,7 @@ class Result(Shown):
         return {"kind": type(self).__name__, "seed": self.seed, "source": asdict(self.source)}
 
     def to_frame(self) -> "DataFrame":
-        """`columns` as a pandas DataFrame.
+        """`columns` as a pandas DataFrame; lone surrogates, which it cannot hold, are "?".
 
         Raises:
             ImportError: pandas is not installed.
@@ -75,7 +94,10 @@ class Result(Shown):
                 "to_frame needs pandas, which is not installed: pip install "
                 "'regap-interp[views]'; columns() does without"
             ) from error
-        table: DataFrame = pandas.DataFrame(self.columns())
+        found = self.columns().items()
+        table: DataFrame = pandas.DataFrame(
+            {writable(name): [writable(one) for one in column] for name, column in found}
+        )
         return table
 
     def save(self, path: str | Path) -> Path:
@@ -93,7 +115,7 @@ class Result(Shown):
                 text = json.dumps(_plain(found), indent=1, allow_nan=False)
                 path.write_text(text + "\n", encoding="utf-8")
             case ".csv":
-                self.to_frame().to_csv(path, index=False, errors="replace")
+                self.to_frame().to_csv(path, index=False)
             case _:
                 return super().save(path)
         return path

@@ -1,7 +1,7 @@
 """States of requests at one site, layer by layer, and the directions that are made of them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from analyses.geometry.requests import Requests
-from analyses.geometry.result import Source
+from analyses.geometry.result import Source, recipe
 from analyses.resuming import Partial, Progress, Work
 from model_adapters import Adapter
-from regap_interp.artefact.provenance import data_fingerprint
 from regap_interp.capture import capture_passes
 from regap_interp.directions import (
     Direction,
@@ -140,9 +139,7 @@ def measure_states(
     shape = capture_passes(adapter, _entries(requests), **options).shape
     fresh = Partial(
         "states",
-        data_fingerprint(
-            {"source": asdict(source), "layers": chosen, "requests": requests.fingerprint()}
-        ),
+        recipe(adapter, source, layers=chosen, requests=requests.fingerprint()),
         {"values": torch.full(shape, torch.nan, dtype=torch.float64)},
         torch.zeros(len(requests), dtype=torch.bool),
     )

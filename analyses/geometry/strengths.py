@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,12 @@ from analyses.geometry.cells import Cells
 from analyses.geometry.controls import Arm
 from analyses.geometry.lens import RefusalTokens
 from analyses.geometry.requests import Requests
-from analyses.geometry.result import Source
+from analyses.geometry.result import Source, recipe
 from analyses.geometry.running import Right, Running
 from analyses.geometry.sweeps import Sweep
 from analyses.resuming import Partial, Progress, Work
 from model_adapters import Adapter
 from regap_interp.adaptive.outcomes import Refused
-from regap_interp.artefact.provenance import data_fingerprint
 from regap_interp.directions import Direction
 from regap_interp.graph import Graph, add
 
@@ -108,35 +106,34 @@ def sweep(
     for *_, graph in jobs:
         runs.check(graph)
     source = Source.of(adapter, site="resid_post")
-    recipe = data_fingerprint(
-        {
-            "source": asdict(source),
-            "requests": requests.fingerprint(),
-            "arms": [[name, *where] for name, *where, _ in jobs],
-            "vectors": [[vector for _, vector in arm.items()] for arm in arms.values()],
-            "refusal": [[at, one.vector, one.centre] for at, one in runs.refusal.items()],
-            "tokens": None if tokens is None else [tokens.refusing, tokens.answering],
-            "answers": [_name(refused), _name(right), max_new_tokens],
-        }
+    known = recipe(
+        adapter,
+        source,
+        requests=requests.fingerprint(),
+        arms=[[name, *where] for name, *where, _ in jobs],
+        vectors=[[vector for _, vector in arm.items()] for arm in arms.values()],
+        refusal=[[at, one.vector, one.centre] for at, one in runs.refusal.items()],
+        tokens=None if tokens is None else [tokens.refusing, tokens.answering],
+        answers=[_name(refused), _version(refused), _name(right), max_new_tokens],
     )
     work = Work(
-        runs.nothing(len(jobs), recipe), resume=resume, checkpoint=checkpoint, progress=progress
+        runs.nothing(len(jobs), known), resume=resume, checkpoint=checkpoint, progress=progress
     )
     with work.running():
         runs.run(work, [graph for *_, graph in jobs])
-    make = Cells(
-        requests,
-        runs.reads,
-        tuple(runs.refusal),
-        resamples=resamples,
-        confidence=confidence,
-        seed=seed,
-    ).make
-    steered = sorted({layer for _, layer, *_ in jobs if layer is not None})
-    cells = [
-        make(name, layer, strength, steered if layer is None else [layer], values)
-        for (name, layer, strength, _), values in zip(jobs, work.tensors["values"], strict=True)
-    ]
+        make = Cells(
+            requests,
+            runs.reads,
+            tuple(runs.refusal),
+            resamples=resamples,
+            confidence=confidence,
+            seed=seed,
+        ).make
+        steered = sorted({layer for _, layer, *_ in jobs if layer is not None})
+        cells = [
+            make(name, layer, strength, steered if layer is None else [layer], values)
+            for (name, layer, strength, _), values in zip(jobs, work.tensors["values"], strict=True)
+        ]
     return Sweep(
         source=source,
         seed=seed,
@@ -156,6 +153,11 @@ def _name(judge: Refused | Right | None) -> str:
     return (
         "" if judge is None else str(getattr(judge, "name", getattr(judge, "__qualname__", judge)))
     )
+
+
+def _version(judge: Refused | None) -> str:
+    """Of a judge that has one."""
+    return str(getattr(judge, "version", ""))
 
 
 def reverse_test(

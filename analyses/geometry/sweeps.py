@@ -107,8 +107,8 @@ class Sweep(Result):
         """Separability, refusal, utility and divergence over strengths, a line for each arm.
 
         Args:
-            layer: The steered one; where the first arm separates best behind it by default (see
-                `heat` for all of them).
+            layer: The steered one; by default where the first arm gains most separability behind
+                it, or in a reverse test loses most (see `heat` for all of them).
 
         Raises:
             ValueError: it was not steered.
@@ -196,7 +196,10 @@ class Sweep(Result):
         gains: dict[int, float] = {}
         for one in self.cells[1:]:
             if one.arm == self.arms[0] and one.layer is not None:
-                found = one.behind[one.layer].value if one.layer in one.behind else -math.inf
+                found = -math.inf
+                if one.layer in one.behind:
+                    found = one.behind[one.layer].value - self.bare.behind[one.layer].value
+                    found = -math.inf if math.isnan(found) else found * (-1 if self._added else 1)
                 gains[one.layer] = max(found, gains.get(one.layer, -math.inf))
         return max(gains, key=lambda layer: gains[layer])
 

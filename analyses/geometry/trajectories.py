@@ -209,7 +209,11 @@ class Rectification(Result):
         return RocView(
             [RocCurves(f"{self.modality}, after layer {at}", tuple(curves), self.n)],
             title="signals of self-rectification",
-            about=self._about(self.n, intervals(self.confidence, self.resamples)),
+            about=self._about(
+                self.n,
+                ("" if layer is not None else "layer where paired_gain is best in these requests; ")
+                + intervals(self.confidence, self.resamples),
+            ),
         )
 
     def _of(self, quantity: Quantity) -> Mapping[Condition, Tensor]:
@@ -224,7 +228,10 @@ class Rectification(Result):
         return values
 
     def _weights(self) -> Float[Tensor, "draw item"]:
-        return resample_weights(self.requests.cluster, resamples=self.resamples, seed=self.seed)
+        clusters = self.requests.cluster
+        if len(set(clusters)) < 2:  # nothing to resample, so intervals are NaN
+            return torch.full((1, len(clusters)), math.nan, dtype=torch.float64)
+        return resample_weights(clusters, resamples=self.resamples, seed=self.seed)
 
     def _area(self, values: Tensor, weights: Tensor) -> Estimate:
         """AUROC by layer; resamples are weights of the same pairs of requests."""

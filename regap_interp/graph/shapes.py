@@ -1,5 +1,6 @@
 """What kind of value every node has, found without running anything."""
 
+import functools
 from dataclasses import dataclass
 from typing import Literal
 
@@ -78,9 +79,7 @@ def shape_of(node: Node, adapter: Adapter, known: dict[Node, Shape]) -> Shape:
 
 
 def _shape(node: Node, adapter: Adapter, known: dict[Node, Shape]) -> Shape:
-    def of(one: Node) -> Shape:
-        return shape_of(one, adapter, known)
-
+    of = functools.partial(shape_of, adapter=adapter, known=known)
     match node:
         case Read():
             one = isinstance(node.at, Steps) or node.at == "last" or node.phase == "decode"

@@ -1,5 +1,6 @@
 """What nodes are worth in a running pass, row by row."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -71,9 +72,7 @@ class Values:
         return known[node]
 
     def _computed(self, node: Node, unknown: "frozenset[Read]", known: dict[Node, Value]) -> Value:
-        def value(one: Node) -> Value:
-            return self._of(one, unknown, known)
-
+        value = functools.partial(self._of, unknown=unknown, known=known)
         if (
             unknown
             and not isinstance(node, Logic | Select | Arithmetic)

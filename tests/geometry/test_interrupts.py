@@ -1,6 +1,7 @@
 """What was finished before Ctrl-C is kept, in memory and in a file, and the same call goes on."""
 
 import dataclasses
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from analyses.geometry import (
     sweep,
 )
 from model_adapters import Adapter
+from regap_interp.adaptive.outcomes import Phrases
 from regap_interp.artefact.errors import ArtefactError
 from tests.geometry.worlds import worded
 
@@ -202,3 +204,97 @@ def test_other_errors_leave_a_checkpoint_too(
     with pytest.raises(RuntimeError, match="no more memory"):
         calls(random_organism, *read)["sweep"](progress=fails, checkpoint=file)
     assert int(Partial.load(file).done.sum()) == 5
+
+
+def hooks(adapter: Adapter) -> int:
+    """Hooks on the model."""
+    parts = list(adapter.module.modules())
+    return sum(len(one._forward_hooks) + len(one._forward_pre_hooks) for one in parts)
+
+
+@pytest.mark.parametrize("name", ["states", "rectify"])
+def test_a_signal_in_the_midst_of_a_pass(
+    name: str, random_organism: Adapter, read: tuple[Requests, States], ctrl_c: None
+) -> None:
+    call = calls(random_organism, *read)[name]
+    whole, before = numbers(call()), hooks(random_organism)
+    passes = 0
+
+    def press(*_: object) -> None:
+        nonlocal passes
+        passes += 1
+        if passes == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    block = random_organism.module.get_submodule(random_organism.layout.layers)[2]  # type: ignore[index]
+    handle = block.register_forward_hook(press)
+    with pytest.raises(Interrupted) as caught:
+        call()
+    handle.remove()
+    assert hooks(random_organism) == before
+    partial = caught.value.partial
+    first = next(iter(partial.tensors.values()))
+    assert 0 < int(partial.done.sum()) < partial.done.numel()
+    assert first.isnan().any()
+    assert numbers(call(resume=partial)) == whole
+
+
+def test_a_signal_while_intervals_are_drawn(
+    random_organism: Adapter,
+    read: tuple[Requests, States],
+    monkeypatch: pytest.MonkeyPatch,
+    ctrl_c: None,
+) -> None:
+    call = calls(random_organism, *read)["sweep"]
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            "analyses.geometry.cells.Cells.make", lambda *_: signal.raise_signal(signal.SIGINT)
+        )
+        with pytest.raises(Interrupted) as caught:
+            call()
+    assert caught.value.partial.done.all()
+    again = PressAfter(0)
+    call(resume=caught.value.partial, progress=again)
+    assert not again.seen
+
+
+def test_a_second_signal_while_the_first_is_written(
+    random_organism: Adapter,
+    read: tuple[Requests, States],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    ctrl_c: None,
+) -> None:
+    file, save = tmp_path / "kept.safetensors", Partial.save
+
+    def pressed(self: Partial, path: Path) -> Path:
+        signal.raise_signal(signal.SIGINT)
+        return save(self, path)
+
+    monkeypatch.setattr(Partial, "save", pressed)
+    with pytest.raises(Interrupted) as caught:
+        calls(random_organism, *read)["states"](progress=PressAfter(4), checkpoint=file)
+    assert torch.equal(Partial.load(file).done, caught.value.partial.done)
+    assert [one.name for one in tmp_path.iterdir()] == [file.name]
+
+
+def test_other_files_precisions_processors_and_judges_are_other_runs(
+    random_organism: Adapter, read: tuple[Requests, States], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    every = calls(random_organism, *read)
+    with pytest.raises(Interrupted) as caught:
+        every["states"](progress=PressAfter(4))
+    with monkeypatch.context() as patched, pytest.raises(ValueError, match="holds another run"):
+        patched.setattr("analyses.geometry.result.template_hash", lambda _: "0")
+        every["states"](resume=caught.value.partial)
+    random_organism.module.double()
+    try:
+        with pytest.raises(ValueError, match="holds another run"):
+            every["states"](resume=caught.value.partial)
+    finally:
+        random_organism.module.float()
+    judges = [Phrases("ours", version, ("sorry",)) for version in "12"]
+    with pytest.raises(Interrupted) as caught:
+        every["sweep"](progress=PressAfter(4), refused=judges[0], max_new_tokens=1)
+    with pytest.raises(ValueError, match="holds another run"):
+        every["sweep"](resume=caught.value.partial, refused=judges[1], max_new_tokens=1)

@@ -1,11 +1,13 @@
 """Refusal tokens and lenses: exact at the last layer, and only the rows that are asked for."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor
 
+import model_adapters
 from analyses.geometry import (
     LogitLens,
     RefusalTokens,
@@ -14,8 +16,11 @@ from analyses.geometry import (
     TunedLens,
     find_refusal_tokens,
     lens_log_odds,
+    measure_states,
 )
 from model_adapters import Adapter
+from model_adapters.probe import example
+from model_adapters.tiny import builders
 from regap_interp.adaptive.outcomes import refusal_log_odds
 from tests.geometry.worlds import worded
 
@@ -125,3 +130,33 @@ def test_given_tokens_are_checked(random_organism: Adapter) -> None:
         RefusalTokens((1, 2), (2,))
     with pytest.raises(ValueError, match="a refusal token must be one"):
         RefusalTokens.given(random_organism, ["sorry sorry"])
+
+
+@pytest.mark.parametrize("name", ["gemma2", "granite", "cohere2"])
+def test_caps_and_scales_of_logits_are_kept(name: str) -> None:
+    adapter = model_adapters.load(builders()[name]())
+    given = example(adapter.module, adapter.family, (), size=0, seed=0)
+    requests = Requests.encoded([adapter.describe(**given)], harmful=[True])
+    last = adapter.n_layers - 1
+    states = measure_states(adapter, requests, layers=[last]).at(last)
+    with torch.no_grad():
+        logits = adapter.module(**given).logits[0, -1].double()
+    found = float(lens_log_odds(adapter, states, last, SOME))
+    plain = logits[[5, 9]].logsumexp(dim=0) - logits[[7, 3, 11]].logsumexp(dim=0)
+    assert found == pytest.approx(float(plain), abs=1e-5)
+    config = adapter.module.config
+    settings = ("final_logit_softcapping", "logits_scaling", "logit_scale")
+    assert any(getattr(config, one, None) for one in settings)
+
+
+def test_a_token_belongs_to_the_side_that_it_opens_more_often(
+    random_organism: Adapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests = worded(random_organism, 2)  # eight of them
+    said = [(5, "no"), (5, "no"), (5, "no"), (7, "no"), (7, "yes"), (7, "yes"), (5, "yes"), (9, "")]
+    answers = SimpleNamespace(
+        tokens=torch.tensor([[token] for token, _ in said]), texts=[text for _, text in said]
+    )
+    monkeypatch.setattr(random_organism, "generate", lambda *_, **__: answers)
+    found = find_refusal_tokens(random_organism, requests, refused=lambda text: text == "no")
+    assert found == RefusalTokens((5,), (7,), n_refused=4, n_answered=3)

@@ -1,8 +1,10 @@
 """Trajectories equal plain hooks; signals and their AUROC are those of their definitions."""
 
 import dataclasses
+import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -19,6 +21,7 @@ from analyses.geometry import (
 from model_adapters import Adapter
 from regap_interp.adaptive.signals import SIGNALS, signal_node
 from regap_interp.graph import Graph, GraphError, add
+from regap_interp.intervals import resample_clusters
 from regap_interp.separability import auroc
 from tests.geometry.worlds import hooked, worded
 
@@ -187,3 +190,58 @@ def test_bad_input_is_refused_before_anything_runs(
     )
     with pytest.raises(GraphError, match="the direction was made at"):
         rectify(random_organism, requests, **{**good, "drift": elsewhere})
+
+
+def test_intervals_and_ties_are_those_of_a_loop_over_resampled_clusters(
+    random_organism: Adapter,
+) -> None:
+    requests = worded(random_organism, 4)
+    media = requests.only(requests.rows(modality="image"))
+    media = dataclasses.replace(media, cluster=tuple(f"c{row // 2}" for row in range(8)))
+    states = measure_states(random_organism, requests)
+    found = followed(random_organism, requests, states, resamples=25, seed=2)
+    generator = torch.Generator().manual_seed(0)
+    bare = torch.randint(4, (12, 8), generator=generator).double()
+    weak = bare + torch.randint(3, (12, 8), generator=generator).double() + found.harmful
+    found = dataclasses.replace(
+        found, requests=media, coordinate={"drifted": bare, "corrected": weak}, log_odds={}
+    )
+    area = found.signals().areas["paired_gain"]
+    gain, harmful = (weak - bare)[LAYER + 1].tolist(), found.harmful.tolist()
+
+    def chance(rows: list[int]) -> float:
+        up, down = ([gain[row] for row in rows if harmful[row] == kind] for kind in (True, False))
+        if not up or not down:
+            return math.nan
+        wins = sum((one > other) + (one == other) / 2 for one in up for other in down)
+        return wins / len(up) / len(down)
+
+    assert float(area.value[0]) == pytest.approx(chance(list(range(8))))
+    assert float(area.value[0]) > 0.5
+    drawn = [rows.tolist() for rows in resample_clusters(media.cluster, 8, resamples=25, seed=2)]
+    ends = np.nanquantile([chance(rows) for rows in drawn], [0.025, 0.975])
+    assert [float(area.low[0]), float(area.high[0])] == pytest.approx(ends.tolist())
+    mean = found.mean("coordinate", "drifted", harmful=False)
+    means = [
+        np.mean([float(bare[3, row]) for row in rows if not harmful[row]])
+        for rows in drawn
+        if not all(harmful[row] for row in rows)
+    ]
+    low, high = np.quantile(means, [0.025, 0.975])
+    assert [float(mean.low[3]), float(mean.high[3])] == pytest.approx([low, high])
+
+
+def test_one_request_has_no_interval(random_organism: Adapter) -> None:
+    requests = worded(random_organism)
+    states = measure_states(random_organism, requests)
+    found = rectify(
+        random_organism,
+        requests.only(requests.rows(modality="image", harmful=True)[:1]),
+        refusal=states.refusals(),
+        drift=states.correction("image", LAYER, pairs="all"),
+        layer=LAYER,
+    )
+    mean = found.mean("coordinate", "drifted", harmful=True)
+    torch.testing.assert_close(mean.value, found.coordinate["drifted"][:, 0])
+    assert mean.low.isnan().all()
+    assert "n = 1" in found.view().caption

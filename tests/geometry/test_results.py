@@ -1,9 +1,12 @@
 """Every result is a table, a drawing and a JSON file, and says where it comes from."""
 
+import csv
+import dataclasses
 import json
 import math
 import re
 import sys
+import xml.dom.minidom
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ from analyses import geometry
 from analyses.geometry import (
     RefusalTokens,
     Result,
+    Sweep,
     decompose,
     drift_arm,
     measure_states,
@@ -21,7 +25,7 @@ from analyses.geometry import (
 )
 from model_adapters import Adapter
 from regap_interp.windows import QuantileBins
-from tests.geometry.worlds import worded
+from tests.geometry.worlds import plant, worded
 
 
 @pytest.fixture(scope="module")
@@ -127,3 +131,37 @@ def test_a_missing_library_is_named(results: list[Result], monkeypatch: pytest.M
         results[0].to_frame()
     with pytest.raises(ImportError, match="pip install 'regap-interp\\[views\\]'"):
         results[0].plot()
+
+
+HOSTILE = "=1+<script>alert(1)</script>$\\frac{x$\x00\u202e]]>\"'\n&,\ud800" + "x" * 300
+
+
+def test_hostile_names_are_text_everywhere(results: list[Result], tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    states = plant(6)
+    requests = states.requests
+    hostile = dataclasses.replace(
+        requests,
+        ids=tuple(f"{HOSTILE}{one}" for one in requests.ids),
+        twin=tuple(None if one is None else f"{HOSTILE}{one}" for one in requests.twin),
+        modality=tuple("text" if one == "text" else HOSTILE for one in requests.modality),
+    )
+    source = dataclasses.replace(states.source, model=HOSTILE)
+    states = dataclasses.replace(states, requests=hostile, source=source)
+    swept = next(one for one in results if isinstance(one, Sweep))
+    cells = (swept.bare, *(dataclasses.replace(one, arm=HOSTILE) for one in swept.cells[1:]))
+    swept = dataclasses.replace(swept, cells=cells, source=source, modalities=(HOSTILE,))
+    taken_apart = decompose(states, pairs="all", resamples=3, permutations=3, splits=3)
+    seen = plane(states, states.refusal(0), states.correction(HOSTILE, 0, pairs="all"))
+    for number, one in enumerate((taken_apart, seen, swept, swept.heat())):
+        shown = one._repr_mimebundle_()
+        written = one.save(tmp_path / f"{number}.svg").read_text(encoding="utf-8")
+        xml.dom.minidom.parseString(written)
+        for text in (shown["text/html"], shown["text/plain"], written):
+            assert not re.search("\x00|\u202e|\ud800", text)
+        assert "<script" not in shown["text/html"] + written
+        file = one.save(tmp_path / f"{number}.csv")
+        with file.open(encoding="utf-8", newline="") as opened:
+            rows = list(csv.reader(opened))
+        assert {len(row) for row in rows} == {len(rows[0])}
+        assert any("<script>" in word for row in rows for word in row)

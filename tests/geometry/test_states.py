@@ -1,6 +1,7 @@
 """Requests, their states, and coordinates along directions made of them."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from model_adapters import Adapter
 from model_adapters.encode import Chat
 from regap_interp.adaptive.item import Item
 from regap_interp.directions import Direction
-from tests.geometry.worlds import hooked, named, plant
+from tests.geometry.worlds import hooked, named, plant, worded
 
 Measured = tuple[Adapter, Requests, States]
 
@@ -131,3 +132,51 @@ def test_a_batch_is_not_cut(measured: Measured) -> None:
 def test_a_site_without_layers_is_refused(random_organism: Adapter) -> None:
     with pytest.raises(ValueError, match="expected one that layers have"):
         measure_states(random_organism, named(2), site="logits")
+
+
+def test_files_count_by_their_bytes(tmp_path: Path) -> None:
+    file = tmp_path / "one.png"
+
+    def of(value: object, kind: str = "image") -> str:
+        chat: Chat = [{"role": "user", "content": [{"type": kind, kind: value}]}]
+        return Requests(
+            (chat,), ("a",), torch.tensor([True]), ("image",), (None,), ("a",)
+        ).fingerprint()
+
+    ways: list[tuple[object, str]] = [
+        (str(file), "image"),
+        (file, "image"),
+        (file.as_uri(), "image"),
+        ({"url": str(file)}, "image_url"),
+        ([str(file)] * 2, "video"),
+        (str(file), "audio"),
+    ]
+    seen = []
+    for content in (b"one", b"two"):
+        file.write_bytes(content)
+        seen.append([of(*way) for way in ways])
+    assert all(one != other for one, other in zip(*seen, strict=True))
+    # The text of a request is no file, whatever it names; nor is a picture that is written out.
+    texts = []
+    for content in (b"one", b"two"):
+        file.write_bytes(content)
+        texts.append((of(str(file), "text"), of("data:image/png;base64," + "A" * 5000)))
+    assert texts[0] == texts[1]
+
+
+def test_a_pair_is_one_cluster_whichever_has_it_given() -> None:
+    def pair(media: str | None, text: str | None) -> tuple[str, ...]:
+        chat: Chat = [{"role": "user", "content": [{"type": "image", "image": "one.png"}]}]
+        medium = Item("m", chat, False, "image", twin_id="t", cluster=media)
+        return Requests.of([medium, item("t", cluster=text)]).cluster
+
+    assert pair(None, None) == ("t", "t")
+    assert pair("c", None) == ("c", "c")
+    assert pair(None, "c") == ("c", "c")
+    assert pair("c", "d") == ("c", "d")
+
+
+def test_how_requests_are_batched_changes_nothing(random_organism: Adapter) -> None:
+    requests = worded(random_organism, 3)
+    one, other = (measure_states(random_organism, requests, batch_size=size) for size in (1, 7))
+    torch.testing.assert_close(one.values, other.values, rtol=1e-4, atol=1e-4)

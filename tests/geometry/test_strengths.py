@@ -18,6 +18,7 @@ from analyses.geometry import (
     sweep,
 )
 from analyses.geometry.cells import Cells
+from analyses.geometry.moments import separations
 from model_adapters import Adapter
 from regap_interp.adaptive.outcomes import Phrases
 from regap_interp.adaptive.search import degenerate
@@ -253,3 +254,28 @@ def test_intervals_of_separability_are_those_of_a_loop_over_resampled_clusters()
         assert [rate.low, rate.high] == pytest.approx(ends.tolist(), rel=1e-4)
     assert 5 not in cell.behind
     assert cell.behind[3].value == pytest.approx(cell.downstream())
+
+
+def test_a_resample_of_one_value_over_and_over_is_not_measured() -> None:
+    harmful = torch.tensor([True] * 3 + [False] * 3)
+    weights = torch.tensor([[3.0, 0, 0, 3, 0, 0], [1.0] * 6], dtype=torch.float64)
+    for seed in range(30):
+        generator = torch.Generator().manual_seed(seed)
+        values = torch.randn(1, 6, generator=generator, dtype=torch.float64)
+        for statistic in ("cohens_d", "fisher"):
+            found = separations(statistic, weights, values, harmful)[:, 0]  # type: ignore[arg-type]
+            assert found[0].isnan()
+            plain = getattr(separation(values[0], harmful), statistic)
+            assert float(found[1]) == pytest.approx(plain)
+
+
+def test_how_requests_are_batched_changes_nothing(random_organism: Adapter) -> None:
+    requests = worded(random_organism, 3)
+    states = measure_states(random_organism, requests)
+    refusal = {one: states.refusal(one) for one in (1, 2)}
+    tables = [
+        swept(random_organism, requests, states, batch_size=size, refusal=refusal).columns()
+        for size in (1, 7)
+    ]
+    for one, other in zip(tables[0]["value"], tables[1]["value"], strict=True):
+        assert one == pytest.approx(other, rel=1e-3, abs=1e-4, nan_ok=True)

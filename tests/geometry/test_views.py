@@ -1,5 +1,6 @@
 """What is drawn are the numbers of the results."""
 
+import dataclasses
 import math
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from analyses.geometry import (
+    Cell,
     Line,
     LinePanel,
     LinesView,
@@ -22,10 +24,11 @@ from analyses.geometry import (
 )
 from analyses.geometry.lens import RefusalTokens
 from model_adapters import Adapter
+from regap_interp.intervals import Rate
 from regap_interp.separability import auroc
 from regap_interp.views import Band
 from regap_interp.windows import QuantileBins
-from tests.geometry.worlds import plant, worded
+from tests.geometry.worlds import SOURCE, plant, worded
 
 pytest.importorskip("matplotlib")
 KINDS = ("image", "audio")
@@ -220,3 +223,38 @@ def test_many_lines_are_told_apart() -> None:
     assert sum(bool(ax.lines) for ax in figure.axes) == 6
     with pytest.raises(ValueError, match="panels is empty"):
         LinesView([], "layer")
+
+
+def test_the_layer_shown_is_where_the_arm_does_most() -> None:
+    nothing = Rate(math.nan, 9, math.nan, math.nan)
+
+    def cell(arm: str, layer: int | None, strength: float, d: dict[int, float]) -> Cell:
+        behind = {at: Rate(value, 9, math.nan, math.nan) for at, value in d.items()}
+        return Cell(arm, layer, strength, {}, {9: nothing}, behind, {})
+
+    for sign, best in ((1.0, 5), (-1.0, 6)):
+        cells = (
+            cell("bare", None, 0.0, {4: 1.0, 5: 1.0, 6: 5.0, 7: math.nan}),
+            cell("drift", 7, sign, {7: math.nan}),
+            cell("drift", 4, sign, {4: 1.5}),
+            cell("drift", 5, sign, {5: 3.0}),
+            cell("drift", 6, sign, {6: 4.5}),
+            cell("random 0", 6, sign, {6: 50.0}),
+        )
+        found = Sweep(SOURCE, 0, cells, (9,), 5, 4, ("image",), "", 0.95, 9)
+        assert f"steered at layer {best}" in found.view().title
+
+
+def test_what_is_said_of_three_modalities() -> None:
+    states = plant(8, media=("image", "audio", "video"))
+    rows = [row for row in range(32) if row not in (30, 31)]
+    states = dataclasses.replace(
+        states, values=states.values[:, rows], requests=states.requests.only(rows)
+    )
+    found = decompose(states, pairs="all", resamples=5, permutations=3, splits=7)
+    table = found.view()._columns()
+    counts = dict(zip(table["line"], table["n"], strict=True))
+    assert counts["image and audio"] == 16
+    assert counts["audio and video"] == 14
+    assert counts["video"] == 6
+    assert "of halves the middle 95 % of 7 splits" in found.view().caption

@@ -10,7 +10,8 @@ import torch
 
 from analyses.geometry import Windowed, plane, separability_windows
 from analyses.geometry.windowed import STATISTICS, Statistic
-from regap_interp.intervals import resample_weights
+from regap_interp.intervals import resample_weights, wilson
+from regap_interp.separability import separation
 from regap_interp.windows import FixedBins, QuantileBins, SlidingWindows
 from tests.geometry.worlds import SOURCE
 from tests.geometry.worlds import plant as plant_states
@@ -58,6 +59,10 @@ def test_the_planted_collapse_shows_and_asr_rises() -> None:
     assert found.asr_trend is not None
     assert found.asr.value[0] == 0
     assert found.asr.value[-1] == 1
+    # Where all or none were answered, resamples are all alike; there may be others all the same.
+    n = found.columns()["n_harmful"][0]
+    assert found.asr.low[0] == 0
+    assert found.asr.high[0] == pytest.approx(wilson(0, n).high)
     assert found.asr_trend.low > 0
     assert found.n_harmful == int(WORLD.harmful.sum())
     # Benign requests that are answered are not attacks.
@@ -147,3 +152,19 @@ def test_bad_input_is_refused(as_users_run_it: None) -> None:
         measured(answered=torch.ones(3).bool())
     with pytest.raises(ValueError, match="expected one of cohens_d, auroc"):
         measured(statistic="dprime")
+
+
+@pytest.mark.parametrize("statistic", ["cohens_d", "ks"])
+def test_whole_clusters_are_resampled(statistic: Statistic) -> None:
+    clusters = [str(row // 10) for row in range(600)]
+    found = measured(statistic=statistic, clusters=clusters, resamples=20, seed=4)
+    rows = QuantileBins(4).split(WORLD.drift)[1]
+    values, harmful = WORLD.downstream(), WORLD.harmful
+    draws = []
+    for counts in resample_weights(clusters, resamples=20, seed=4)[:, rows]:
+        again = rows.repeat_interleave(counts.long())
+        draws.append(getattr(separation(values[again], harmful[again]), statistic))
+    ends = np.quantile(draws, [0.025, 0.975])
+    assert [float(found.crs.low[1]), float(found.crs.high[1])] == pytest.approx(ends.tolist())
+    alone = measured(statistic=statistic, resamples=20, seed=4)
+    assert (found.trend.low, found.crs.low[1]) != (alone.trend.low, alone.crs.low[1])

@@ -5,9 +5,16 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from analyses.geometry import Requests, Source, States
+import model_adapters
+from analyses.geometry import Requests, Source, States, measure_states
 from model_adapters import Adapter, Batch
 from model_adapters.probe import example
+from model_adapters.tiny import builders
+
+Measured = tuple[Adapter, Requests, States]
+FAMILIES = {"qwen3_vl": "image", "llava": "image", "qwen2_audio": "audio"}
+"""Other families, with ready encodings of a medium they take."""
+_MADE: dict[tuple[str, str], Measured] = {}
 
 SOURCE = Source(model="planted", fingerprint="f" * 64, site="resid_post", at="last")
 
@@ -110,3 +117,15 @@ def hooked(
     for handle in handles:
         handle.remove()
     return torch.stack([seen[at] for at in range(adapter.n_layers)])
+
+
+def measured_on(name: str, kind: str, organism: Adapter) -> Measured:
+    """The organism or one of `FAMILIES`, requests of a kind of media, their states; made once."""
+    if (name, kind) not in _MADE:
+        if name == "organism":
+            adapter, requests = organism, worded(organism, kind=kind)
+        else:
+            adapter = model_adapters.load(builders()[name]())
+            requests = encoded(adapter, kind)
+        _MADE[name, kind] = adapter, requests, measure_states(adapter, requests)
+    return _MADE[name, kind]
