@@ -92,7 +92,16 @@ class CircuitView(View):
         return found
 
     def _notes(self) -> str:
-        return "orange raises the metric, blue lowers it; wider edges carry more"
+        return (
+            "orange raises the metric, blue lowers it; wider edges carry more; nodes have a scale "
+            f"of their own, \u00b1{self._scales()[1].limit:.3g}"
+        )
+
+    def _scales(self) -> tuple[Scale, Scale]:
+        """Of edges and of nodes, over all panels."""
+        weights = [edge.contribution for one in self.panels for edge in one.edges]
+        own = [value for one in self.panels for value in one.nodes.values()]
+        return Scale.of(torch.tensor(weights)), Scale.of(torch.tensor(own))
 
     def _places(self) -> Places:
         ends = [edge.ends for one in self.panels for edge in one.edges]
@@ -104,9 +113,7 @@ class CircuitView(View):
 
     def _draw(self, axes: list[list[Any]]) -> None:
         places = self._places()
-        weights = [edge.contribution for one in self.panels for edge in one.edges]
-        own = [value for one in self.panels for value in one.nodes.values()]
-        edges, nodes = (Scale.of(torch.tensor(values)) for values in (weights, own))
+        edges, nodes = self._scales()
         for ax, panel in zip(axes[0], self.panels, strict=True):
             _rows(ax, places)
             for edge in sorted(panel.edges, key=lambda edge: abs(edge.contribution)):
@@ -115,8 +122,8 @@ class CircuitView(View):
                 _node(ax, places.at[node], node, value, nodes)
             if panel.name:
                 ax.set_title(label(panel.name, 48), fontsize=9)
-        quantity = f"edge: part of {self.quantity} (nodes: \u00b1{nodes.limit:.3g})"
-        colour_bar(list(axes[0]), edges, quantity, negative=min(weights, default=0.0) < 0)
+        negative = any(edge.contribution < 0 for one in self.panels for edge in one.edges)
+        colour_bar(list(axes[0]), edges, f"edge: part of {self.quantity}", negative=negative)
 
 
 def _rows(ax: Any, places: Places) -> None:
