@@ -176,6 +176,7 @@ def test_captures_of_several_threads_wait_for_each_other(random_organism: Adapte
     assert not errors
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_takes_effect_between_passes_and_leaves_no_hook(random_organism: Adapter) -> None:
     module = random_organism.module
     ended: list[str] = []

@@ -150,6 +150,7 @@ def test_whatever_ends_a_sweep_leaves_what_is_finished(
     assert int((~PatchResult.load(file).raw.isnan()).sum()) >= 30
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_an_interrupt_while_the_end_is_written_loses_nothing(
     adapter: Adapter, mixed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
