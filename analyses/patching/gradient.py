@@ -13,7 +13,7 @@ from analyses.patching.agreement import Agreement
 from analyses.patching.align import Policy
 from analyses.patching.budget import Budget
 from analyses.patching.cells import Cell, Heads, Layers, Positions
-from analyses.patching.measured import Mode
+from analyses.patching.measured import Method, Mode
 from analyses.patching.recorded import Change
 from analyses.patching.result import PatchResult
 from analyses.patching.resumed import Resumed
@@ -73,7 +73,7 @@ def attribution_sweep(
     for name, count in (("steps", steps), ("check", check)):
         if count < 0:
             raise ValueError(f"{name} is {count}; give 0 or more")
-    method = "integrated gradients" if steps else "gradient"
+    method: Method = "integrated gradients" if steps else "gradient"
     asked = Asked(site, layers, positions, heads, metric, mode, align)
     with lock_of(adapter.module):
         with torch.no_grad():
@@ -104,7 +104,9 @@ def agreement(exact: PatchResult, approximate: PatchResult) -> Agreement:
     return Agreement.of(ours, theirs, float((exact.clean - exact.corrupted).mean()))
 
 
-def _attributed(setup: Setup, gradients: dict[int, Tensor], method: str, seed: int) -> PatchResult:
+def _attributed(
+    setup: Setup, gradients: dict[int, Tensor], method: Method, seed: int
+) -> PatchResult:
     result = empty_result(setup, method, seed)
     for cell in setup.grid.cells():
         for item in range(setup.items):

@@ -12,6 +12,7 @@ from analyses.patching.agreement import Agreement
 from analyses.patching.axes import Axis
 
 Mode = Literal["denoise", "noise"]
+Method = Literal["exact", "gradient", "integrated gradients"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +32,7 @@ class Measured:
     """What it is called."""
     mode: Mode
     """"denoise": clean states into corrupted runs; "noise": the other way round."""
-    method: Literal["exact", "gradient", "integrated gradients"]
+    method: Method
     model: str
     """A name for reports."""
     recipe: str

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from analyses.patching.budget import Budget
 from analyses.patching.cells import Cell
+from analyses.patching.measured import Method
 from analyses.patching.result import PatchResult
 from analyses.patching.resumed import Resumed
 from analyses.patching.setup import Setup
@@ -53,7 +54,7 @@ def run_cells(
     return _Run(setup, memory, done, progress, checkpoint).finish()
 
 
-def empty_result(setup: Setup, method: str, seed: int) -> PatchResult:
+def empty_result(setup: Setup, method: Method, seed: int) -> PatchResult:
     """A result whose cells have not been run."""
     grid = setup.grid
     return PatchResult(
@@ -68,7 +69,7 @@ def empty_result(setup: Setup, method: str, seed: int) -> PatchResult:
         site=grid.site,
         metric=setup.reader.name,
         mode=setup.mode,
-        method=method,  # type: ignore[arg-type]
+        method=method,
         model=setup.adapter.model_id,
         recipe=setup.recipe,
         seed=seed,
